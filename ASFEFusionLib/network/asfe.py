@@ -1,0 +1,55 @@
+"""The whole network: encoder, fusion at each size, decoder."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .configs import NetworkConfig
+from .decoder import BlendHead, DirectHead, UpPath, blend
+from .encoder import Encoder
+from .fusion_level import ExpertFusion, PlainMerge
+
+
+class ASFEFusion(nn.Module):
+    """Two registered slices a, b (N, 1, H, W) in [0, 1] -> one fused slice of the same shape.
+
+    Any H and W: slices are padded inside by their edge values and the result is cropped back. `compact` is symmetric,
+    net(a, b) = net(b, a), by construction (shared weights, a head that scores both sources alike), and gives [0, 1];
+    `paper` is not symmetric, and unbounded, as published.
+
+    Source: Gu et al. 2024, doi 10.1016/j.bspc.2024.106478; what is ours is named in `configs.COMPACT`.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        # A blending head looks at the full-size features of each source itself: nothing to merge there.
+        self.first_level = 1 if config.head == "blend" else 0
+        self.fusion = nn.ModuleList()
+        widths = []
+        for level in range(self.first_level, len(config.channels)):
+            experts = config.patches[level] > 0
+            self.fusion.append(ExpertFusion(config, level) if experts else PlainMerge(config, level))
+            widths.append(config.channels[level] * (2 if experts else 1))
+        blocks = list(config.decoder[self.first_level :])
+        self.decoder = UpPath(config, widths, blocks, last_up=self.first_level == 1)
+        self.head = BlendHead(config, blocks[0][1]) if config.head == "blend" else DirectHead(blocks[0][1])
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        if a.shape != b.shape or a.ndim != 4 or a.shape[1] != 1:
+            raise ValueError(f"two slices of one shape (N, 1, H, W) are needed, not {tuple(a.shape)}, {tuple(b.shape)}")
+        n, _, height, width = a.shape
+        pad = (0, -width % self.config.multiple, 0, -height % self.config.multiple)
+        both = torch.cat([a, b])
+        features = self.encoder(F.pad(both, pad, mode="replicate") if any(pad) else both)
+        fused = [
+            fusion(x[:n], x[n:]) for fusion, x in zip(self.fusion, features[self.first_level :], strict=True)
+        ]
+        x = self.decoder(fused)
+        if self.config.head == "direct":
+            return self.head(x)[..., :height, :width]
+        w, residual = self.head(x, features)
+        return blend(a, b, w[..., :height, :width], residual[..., :height, :width])

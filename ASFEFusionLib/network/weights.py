@@ -1,0 +1,92 @@
+"""Weights in a file: stored as plain tensors beside the config they fit, loaded without running code from the file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+
+from ..errors import FusionError
+from .asfe import ASFEFusion
+from .configs import COMPACT, NetworkConfig
+
+FORMAT = "ASFEFusion weights 1"
+# The same place beside the package in the source tree and in an installed extension.
+FOLDER = Path(__file__).resolve().parents[2] / "Resources" / "Weights"
+
+
+def find(name_or_path: str | os.PathLike | None = None) -> Path:
+    """File of shipped weights by their name, or the given file; None: the default. Raises FusionError."""
+    name = COMPACT.name if name_or_path is None else name_or_path
+    shipped = FOLDER / f"{name}.pt"
+    path = shipped if shipped.is_file() else Path(name)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.pt"))) or "none"
+        raise FusionError("weights_missing", path=str(name), known=known)
+    return path
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of the file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file: object) -> str:
+    return hashlib.sha256(file.read()).hexdigest()  # Python 3.10 has no file_digest
+
+
+def _state_hash(state: dict[str, torch.Tensor]) -> str:
+    total = hashlib.sha256()
+    for name in sorted(state):
+        total.update(name.encode())
+        total.update(state[name].contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def save(path: str | os.PathLike, net: ASFEFusion, about: dict[str, str]) -> None:
+    """Writes the net's config and tensors with a digest of them; `about` is plain text for `info`."""
+    state = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
+    content = {
+        "format": FORMAT,
+        "config": net.config.to_dict(),
+        "about": about,
+        "digest": _state_hash(state),
+        "state": state,
+    }
+    beside = Path(path).with_suffix(".part")
+    torch.save(content, beside)
+    os.replace(beside, path)
+
+
+def _read(path: Path) -> dict:
+    try:
+        # weights_only: tensors and plain values, nothing that could run
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file that is not its own
+        raise FusionError("weights_damaged", path=str(path)) from error
+
+
+def load(name_or_path: str | os.PathLike | None = None, device: str = "cpu") -> ASFEFusion:
+    """The network in eval mode on `device`, called as net(a, b) on (N, 1, H, W) tensors in [0, 1].
+
+    `name_or_path`: name of shipped weights ("compact", the default) or a file. The module's `weights_name`,
+    `weights_hash` (SHA-256 of the file) and `about` say what was loaded. Raises FusionError: weights_missing,
+    weights_damaged, weights_other.
+    """
+    path = find(name_or_path)
+    content = _read(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise FusionError("weights_other", path=str(path))
+    try:
+        net = ASFEFusion(NetworkConfig.from_dict(content["config"]))
+        intact = content["digest"] == _state_hash(content["state"])
+        net.load_state_dict(content["state"])
+    except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise FusionError("weights_other", path=str(path)) from error
+    if not intact:
+        raise FusionError("weights_damaged", path=str(path))
+    net.weights_name, net.weights_hash, net.about = path.stem, file_hash(path), content.get("about", {})
+    return net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)

@@ -1,0 +1,123 @@
+"""The Harvard (HMIF) slice pairs: read into memory, split by case, cut and varied for training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+# folder of the task -> folder of the first image (a); the second (b) is always MRI
+TASKS = {"CT-MRI": "CT", "PET-MRI": "PET", "SPECT-MRI": "SPECT"}
+# Cases that no training sees. PET-MRI 25, 30 and 41 look like one head cut three ways, so there a view is left out,
+# not a person.
+LEFT_OUT = {"CT-MRI": {34, 41}, "PET-MRI": {30}, "SPECT-MRI": {9, 36}}
+# Pairs in a batch by the side of the crop: the pixels of a step stay about the same.
+CROPS = {128: 8, 192: 4, 256: 2}
+
+
+@dataclass
+class Pairs:
+    """Slice pairs of one task: `a`, `b` uint8 (N, H, W) luminance, and their file names."""
+
+    task: str
+    names: list[str]
+    a: np.ndarray
+    b: np.ndarray
+
+    def tensors(self, index: slice | list[int] = slice(None)) -> tuple[torch.Tensor, torch.Tensor]:
+        """The chosen pairs as float32 (n, 1, H, W) in [0, 1]."""
+        return tuple(torch.from_numpy(x[index]).float().div(255).unsqueeze(1) for x in (self.a, self.b))
+
+
+def case(name: str) -> int:
+    """Number of the patient in a file name: the digits before the last three."""
+    return int(Path(name).stem[:-3])
+
+
+def luminance(path: Path) -> np.ndarray:
+    """(H, W) uint8: the grey values, or Y = 0.299 R + 0.587 G + 0.114 B of a colour image."""
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
+    return np.clip(np.rint(pixels @ np.array([0.299, 0.587, 0.114], np.float32)), 0, 255).astype(np.uint8)
+
+
+def read_pairs(root: Path, left_out: bool, every: int = 1) -> list[Pairs]:
+    """Pairs of each task under `root`: those of the left-out cases, or all others. Raises FileNotFoundError."""
+    result = []
+    for task, first in TASKS.items():
+        folder = Path(root) / task
+        names = sorted(p.name for p in (folder / first).glob("*.png"))
+        names = [n for n in names if (case(n) in LEFT_OUT[task]) == left_out][::every]
+        if not names:
+            raise FileNotFoundError(f"no {task} pairs under {root}")
+        a, b = (np.stack([luminance(folder / kind / n) for n in names]) for kind in (first, "MRI"))
+        result.append(Pairs(task, names, a, b))
+    return result
+
+
+def _uniform(low: float, high: float, shape: tuple[int, ...], rng: torch.Generator) -> torch.Tensor:
+    return low + (high - low) * torch.rand(shape, generator=rng)
+
+
+def _geometry(pair: torch.Tensor, side: int, rng: torch.Generator) -> torch.Tensor:
+    """(2, H, W) -> (2, side, side): a crop, often turned, scaled, partly off the slice, the second a little shifted."""
+    height, width = pair.shape[-2:]
+    if torch.rand((), generator=rng) < 0.5:
+        top = int(torch.randint(0, height - side + 1, (), generator=rng))
+        left = int(torch.randint(0, width - side + 1, (), generator=rng))
+        crop = pair[:, top : top + side, left : left + side]
+    else:
+        angle, zoom = _uniform(-3.14, 3.14, (), rng), _uniform(0.7, 1.5, (), rng)
+        scale = side / height / zoom
+        centre = _uniform(-1, 1, (2,), rng) * max(0.2, 1 - scale)
+        turn = torch.tensor([[angle.cos(), -angle.sin()], [angle.sin(), angle.cos()]]) * scale
+        shift = torch.zeros(2, 2)
+        if torch.rand((), generator=rng) < 0.4:  # up to 2 pixels of misalignment
+            shift[1] = _uniform(-4, 4, (2,), rng) / height
+        theta = torch.stack([torch.cat([turn, (centre + s)[:, None]], 1) for s in shift])
+        grid = F.affine_grid(theta, [2, 1, side, side], align_corners=False)
+        crop = F.grid_sample(pair[:, None], grid, align_corners=False)[:, 0]
+    if torch.rand((), generator=rng) < 0.5:
+        crop = crop.flip(-1)
+    return crop.rot90(int(torch.randint(0, 4, (), generator=rng)), (-2, -1))
+
+
+def _intensity(image: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """One (H, W) slice with its contrast, sharpness or noise varied, as other scanners and windows would."""
+    kind = float(torch.rand((), generator=rng))
+    if kind < 0.12:
+        return image ** float(_uniform(0.6, 1.6, (), rng))
+    if kind < 0.2:
+        return (image * float(_uniform(0.6, 1.3, (), rng))).clamp(0, 1)
+    if kind < 0.26:  # smooth, as PET on a coarse grid
+        small = F.avg_pool2d(image[None, None], 4)
+        return F.interpolate(small, size=image.shape, mode="bicubic", align_corners=False)[0, 0].clamp(0, 1)
+    if kind < 0.32:
+        noise = torch.randn(image.shape, generator=rng) * float(_uniform(0.01, 0.05, (), rng))
+        return (image + noise).clamp(0, 1)
+    if kind < 0.36:  # inverted inside the body
+        return torch.where(image > 0.02, 1 - image, image)
+    return image
+
+
+def batch(pairs: list[Pairs], rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """One training batch a, b (n, 1, side, side) in [0, 1]: all tasks alike often, one crop size.
+
+    Everything random comes from `rng`, so that a batch is a function of its seed.
+    """
+    side = list(CROPS)[int(torch.multinomial(torch.tensor([0.6, 0.25, 0.15]), 1, generator=rng))]
+    first, second = [], []
+    for i in range(CROPS[side]):
+        # Tasks in turn from a random start: small batches hold different ones too.
+        turn = int(torch.randint(0, 3, (), generator=rng)) if i == 0 else turn + 1  # noqa: F821
+        task = pairs[turn % len(pairs)]
+        index = int(torch.randint(0, len(task.names), (), generator=rng))
+        pair = torch.from_numpy(np.stack([task.a[index], task.b[index]])).float() / 255
+        pair = _geometry(pair, side, rng)
+        first.append(_intensity(pair[0], rng))
+        second.append(_intensity(pair[1], rng))
+    return torch.stack(first)[:, None].contiguous(), torch.stack(second)[:, None].contiguous()

@@ -1,0 +1,171 @@
+"""Training of the compact network on slice pairs: checkpoints, resume, log, sample pictures, validation."""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from ..network import CONFIGS, ASFEFusion
+from ..network.weights import save
+from .data import LEFT_OUT, batch, read_pairs
+from .losses import WEIGHTS, fusion_losses, total
+from .validate import sample_picture, table, validate
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass
+class TrainSettings:
+    """What fixes a training run; the same settings and seed give the same run on the same machine."""
+
+    data: str
+    output: str
+    steps: int = 12000
+    rate: float = 2e-3
+    seed: int = 1
+    device: str = "cpu"
+    threads: int = 1
+    reduced: bool = True  # bfloat16 in the network's convolutions; losses and FFT stay in float32
+    checkpoint_minutes: float = 2.0
+    picture_minutes: float = 8.0
+    config: str = "compact"
+
+
+class Trainer:
+    """One run in one folder: weights.pt (averaged), checkpoint.pt, log.csv, validation.md, step_*.png."""
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self.settings = settings
+        self.folder = Path(settings.output)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(settings.seed)
+        torch.set_num_threads(settings.threads)
+        self.device = torch.device(settings.device)
+        self.pairs = read_pairs(settings.data, left_out=False)
+        self.left_out = read_pairs(settings.data, left_out=True, every=2)
+        net = ASFEFusion(CONFIGS[settings.config]).to(self.device, memory_format=torch.channels_last)
+        self.net = net
+        average = get_ema_multi_avg_fn(0.999)
+        self.averaged = AveragedModel(net, multi_avg_fn=average, use_buffers=True)
+        self.optimiser = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=1e-4)
+        warm = min(200, settings.steps // 10 + 1)
+        self.schedule = torch.optim.lr_scheduler.SequentialLR(
+            self.optimiser,
+            [
+                torch.optim.lr_scheduler.LinearLR(self.optimiser, 0.05, total_iters=warm),
+                torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, max(1, settings.steps - warm)),
+            ],
+            [warm],
+        )
+        self.step = 0
+        self.seconds = 0.0
+
+    def resume(self) -> bool:
+        """Goes on from the folder's checkpoint if there is one."""
+        path = self.folder / CHECKPOINT
+        if not path.is_file():
+            return False
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.net.load_state_dict(state["net"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        return True
+
+    def checkpoint(self) -> None:
+        """Writes the whole state, and the averaged weights as a file that `load` takes."""
+        state = {
+            "net": self.net.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        beside = self.folder / (CHECKPOINT + ".part")
+        torch.save(state, beside)
+        os.replace(beside, self.folder / CHECKPOINT)
+        save(self.folder / "weights.pt", self.averaged.module, self.about())
+
+    def about(self) -> dict[str, str]:
+        """What `info` and the model card tell of these weights."""
+        settings = {k: v for k, v in asdict(self.settings).items() if k not in ("data", "output")}
+        return {
+            "training": f"{self.step} of {self.settings.steps} steps, {self.seconds / 60:.0f} minutes",
+            "settings": ", ".join(f"{k} {v}" for k, v in settings.items()),
+            "losses": ", ".join(f"{k} {v}" for k, v in WEIGHTS.items()),
+            "left out": "; ".join(f"{task} {sorted(cases)}" for task, cases in LEFT_OUT.items()),
+            "hardware": f"{platform.machine()} {self.device}, {torch.get_num_threads()} thread(s), torch "
+            f"{torch.__version__}",
+        }
+
+    def one_step(self) -> dict[str, float]:
+        """One batch; a step whose gradient is not finite is left out, so that one bad batch ends no run."""
+        rng = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.step)
+        a, b = (x.to(self.device, memory_format=torch.channels_last) for x in batch(self.pairs, rng))
+        self.net.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.reduced):
+            f = self.net(a, b)
+        terms = fusion_losses(a, b, f.float(), self.step)
+        loss = total(terms)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        if torch.isfinite(norm):
+            self.optimiser.step()
+            self.averaged.update_parameters(self.net)
+        self.schedule.step()
+        self.step += 1
+        return {"loss": float(loss.detach()), "norm": float(norm)} | {k: float(v.detach()) for k, v in terms.items()}
+
+    def report(self) -> None:
+        """Validation scores and sample pictures of the averaged weights."""
+        net = self.averaged.module.eval()
+
+        def fuse(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return net(a.to(self.device), b.to(self.device)).float().cpu()
+
+        text = table({f"step {self.step}": validate(fuse, self.left_out)})
+        with open(self.folder / "validation.md", "a", encoding="utf-8") as file:
+            file.write(f"## Step {self.step}, {self.seconds / 60:.0f} minutes\n{text}\n")
+        sample_picture(fuse, self.left_out, self.folder / f"step_{self.step:06d}.png")
+
+    def run(self) -> None:
+        """Trains to the last step; a checkpoint also when interrupted."""
+        log = self.folder / "log.csv"
+        names = ["step", "seconds", "rate", "loss", "norm", *WEIGHTS]
+        started, saved, shown = time.monotonic() - self.seconds, time.monotonic(), time.monotonic()
+        new = not log.exists()
+        with open(log, "a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names, restval="")
+            if new:
+                writer.writeheader()
+            bar = tqdm(total=self.settings.steps, initial=self.step, unit="step", mininterval=2)
+            try:
+                while self.step < self.settings.steps:
+                    values = self.one_step()
+                    self.seconds = time.monotonic() - started
+                    row = {"step": self.step, "seconds": self.seconds, "rate": self.schedule.get_last_lr()[0]} | values
+                    writer.writerow({k: f"{v:.6g}" for k, v in row.items()})
+                    bar.update()
+                    bar.set_postfix(loss=f"{values['loss']:.3f}")
+                    if time.monotonic() - saved > 60 * self.settings.checkpoint_minutes:
+                        file.flush()
+                        self.checkpoint()
+                        saved = time.monotonic()
+                    if time.monotonic() - shown > 60 * self.settings.picture_minutes:
+                        self.report()
+                        shown = time.monotonic()
+            finally:
+                bar.close()
+                self.checkpoint()
+        self.report()

@@ -1,0 +1,77 @@
+"""Scores of a fusion on the left-out cases; `python -m ASFEFusionLib.research.validate DATA` prints the table."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from . import metrics
+from .baselines import BASELINES
+from .data import Pairs, read_pairs
+
+Fuse = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+SHOWN = ("SD", "SF", "AG", "MI", "VIF", "CC", "SCD", "PSNR", "Qabf", "Nabf", "SSIM", "MEFSSIM")
+
+
+@torch.no_grad()
+def validate(fuse: Fuse, pairs: list[Pairs], batch: int = 4) -> dict[str, dict[str, float]]:
+    """Mean of each metric by task, of fused slices rounded to 8 bits as a picture file would hold them."""
+    result = {}
+    for task in pairs:
+        rows = []
+        for start in range(0, len(task.names), batch):
+            a, b = task.tensors(slice(start, start + batch))
+            f = fuse(a, b).clamp(0, 1).mul(255).round().div(255)
+            rows.append(metrics.score(a, b, f))
+        result[task.task] = {name: float(torch.cat([row[name] for row in rows]).mean()) for name in rows[0]}
+    return result
+
+
+def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Markdown of {method: {task: {metric: mean}}}, one table a task."""
+    lines = []
+    for task in next(iter(results.values())):
+        lines += [f"### {task}", f"| method | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 1) + "|"]
+        for method, scores in results.items():
+            cells = " | ".join(f"{scores[task][name]:.3f}" for name in SHOWN)
+            lines.append(f"| {method} | {cells} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+@torch.no_grad()
+def sample_picture(fuse: Fuse, pairs: list[Pairs], path: Path, count: int = 2) -> None:
+    """A PNG of `count` pairs a task: a, b and fused side by side."""
+    rows = []
+    for task in pairs:
+        chosen = [round((i + 1) * len(task.names) / (count + 1)) for i in range(count)]
+        a, b = task.tensors(chosen)
+        rows.extend(torch.cat([a, b, fuse(a, b).clamp(0, 1)], -1)[:, 0])
+    Image.fromarray((torch.cat(rows).numpy() * 255).round().astype(np.uint8)).save(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m ASFEFusionLib.research.validate", description=__doc__)
+    parser.add_argument("data", type=Path, help="folder with CT-MRI, PET-MRI, SPECT-MRI")
+    parser.add_argument("--weights", help="file or name of weights (default: the shipped ones)")
+    parser.add_argument("--every", type=int, default=1, help="take each n-th slice of PET-MRI and SPECT-MRI")
+    parser.add_argument("--picture", type=Path, help="PNG of some pairs")
+    options = parser.parse_args()
+    from ..network import load
+
+    net = load(options.weights)
+    pairs = [p for p in read_pairs(options.data, left_out=True) if p.task == "CT-MRI"]
+    pairs += [p for p in read_pairs(options.data, left_out=True, every=options.every) if p.task != "CT-MRI"]
+    results = {"ours": validate(net, pairs)} | {name: validate(fuse, pairs) for name, fuse in BASELINES.items()}
+    print(f"{net.weights_name} {net.weights_hash}\n{table(results)}")
+    if options.picture:
+        sample_picture(net, pairs, options.picture)
+
+
+if __name__ == "__main__":
+    main()
