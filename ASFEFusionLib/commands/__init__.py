@@ -1,0 +1,1 @@
+"""The commands: each file has `add_arguments(parser)` and `run(options)`."""

@@ -45,9 +45,7 @@ class ASFEFusion(nn.Module):
         pad = (0, -width % self.config.multiple, 0, -height % self.config.multiple)
         both = torch.cat([a, b])
         features = self.encoder(F.pad(both, pad, mode="replicate") if any(pad) else both)
-        fused = [
-            fusion(x[:n], x[n:]) for fusion, x in zip(self.fusion, features[self.first_level :], strict=True)
-        ]
+        fused = [fusion(x[:n], x[n:]) for fusion, x in zip(self.fusion, features[self.first_level :], strict=True)]
         x = self.decoder(fused)
         if self.config.head == "direct":
             return self.head(x)[..., :height, :width]

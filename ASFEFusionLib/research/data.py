@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from ..colour import LUMA
+
 # folder of the task -> folder of the first image (a); the second (b) is always MRI
 TASKS = {"CT-MRI": "CT", "PET-MRI": "PET", "SPECT-MRI": "SPECT"}
 # Cases that no training sees. PET-MRI 25, 30 and 41 look like one head cut three ways, so there a view is left out,
@@ -21,12 +23,13 @@ CROPS = {128: 8, 192: 4, 256: 2}
 
 @dataclass
 class Pairs:
-    """Slice pairs of one task: `a`, `b` uint8 (N, H, W) luminance, and their file names."""
+    """Slice pairs of one task: `a`, `b` uint8 (N, H, W) luminance, their file names, `rgb` (N, H, W, 3) of a."""
 
     task: str
     names: list[str]
     a: np.ndarray
     b: np.ndarray
+    rgb: np.ndarray
 
     def tensors(self, index: slice | list[int] = slice(None)) -> tuple[torch.Tensor, torch.Tensor]:
         """The chosen pairs as float32 (n, 1, H, W) in [0, 1]."""
@@ -38,11 +41,14 @@ def case(name: str) -> int:
     return int(Path(name).stem[:-3])
 
 
-def luminance(path: Path) -> np.ndarray:
-    """(H, W) uint8: the grey values, or Y = 0.299 R + 0.587 G + 0.114 B of a colour image."""
+def luminance(rgb: np.ndarray) -> np.ndarray:
+    """(..., 3) uint8 -> (...) uint8: Y = 0.299 R + 0.587 G + 0.114 B, rounded."""
+    return np.rint(rgb.astype(np.float32) @ LUMA).astype(np.uint8)
+
+
+def _read_rgb(path: Path) -> np.ndarray:
     with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
-    return np.clip(np.rint(pixels @ np.array([0.299, 0.587, 0.114], np.float32)), 0, 255).astype(np.uint8)
+        return np.asarray(image.convert("RGB"))
 
 
 def read_pairs(root: Path, left_out: bool, every: int = 1) -> list[Pairs]:
@@ -54,8 +60,8 @@ def read_pairs(root: Path, left_out: bool, every: int = 1) -> list[Pairs]:
         names = [n for n in names if (case(n) in LEFT_OUT[task]) == left_out][::every]
         if not names:
             raise FileNotFoundError(f"no {task} pairs under {root}")
-        a, b = (np.stack([luminance(folder / kind / n) for n in names]) for kind in (first, "MRI"))
-        result.append(Pairs(task, names, a, b))
+        rgb, mri = (np.stack([_read_rgb(folder / kind / n) for n in names]) for kind in (first, "MRI"))
+        result.append(Pairs(task, names, luminance(rgb), luminance(mri), rgb))
     return result
 
 

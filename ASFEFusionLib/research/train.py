@@ -28,19 +28,19 @@ class TrainSettings:
 
     data: str
     output: str
-    steps: int = 12000
+    steps: int = 9000
     rate: float = 2e-3
     seed: int = 1
     device: str = "cpu"
     threads: int = 1
     reduced: bool = True  # bfloat16 in the network's convolutions; losses and FFT stay in float32
     checkpoint_minutes: float = 2.0
-    picture_minutes: float = 8.0
+    picture_minutes: float = 10.0
     config: str = "compact"
 
 
 class Trainer:
-    """One run in one folder: weights.pt (averaged), checkpoint.pt, log.csv, validation.md, step_*.png."""
+    """One run in one folder: weights.pt (averaged), checkpoint.pt, log.csv, log.png, validation.md, step_*.png."""
 
     def __init__(self, settings: TrainSettings) -> None:
         self.settings = settings
@@ -138,6 +138,7 @@ class Trainer:
         with open(self.folder / "validation.md", "a", encoding="utf-8") as file:
             file.write(f"## Step {self.step}, {self.seconds / 60:.0f} minutes\n{text}\n")
         sample_picture(fuse, self.left_out, self.folder / f"step_{self.step:06d}.png")
+        plot_log(self.folder / "log.csv", self.folder / "log.png")
 
     def run(self) -> None:
         """Trains to the last step; a checkpoint also when interrupted."""
@@ -163,9 +164,29 @@ class Trainer:
                         self.checkpoint()
                         saved = time.monotonic()
                     if time.monotonic() - shown > 60 * self.settings.picture_minutes:
+                        file.flush()
                         self.report()
                         shown = time.monotonic()
             finally:
                 bar.close()
                 self.checkpoint()
         self.report()
+
+
+def plot_log(log: Path, picture: Path) -> None:
+    """The loss and its terms over the steps, each as the mean of 50 steps; VIF comes every second step."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with open(log, encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    figure, panels = pyplot.subplots(3, 3, figsize=(12, 8), sharex=True, layout="constrained")
+    for panel, name in zip(panels.flat, ["loss", *WEIGHTS], strict=False):
+        points = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
+        groups = [points[i : i + 50] for i in range(0, len(points), 50)]
+        panel.plot([g[-1][0] for g in groups], [sum(v for _, v in g) / len(g) for g in groups])
+        panel.set_title(name)
+    figure.savefig(picture)
+    pyplot.close(figure)

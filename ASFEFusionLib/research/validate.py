@@ -12,7 +12,7 @@ from PIL import Image
 
 from . import metrics
 from .baselines import BASELINES
-from .data import Pairs, read_pairs
+from .data import Pairs, luminance, read_pairs
 
 Fuse = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 SHOWN = ("SD", "SF", "AG", "MI", "VIF", "CC", "SCD", "PSNR", "Qabf", "Nabf", "SSIM", "MEFSSIM")
@@ -20,14 +20,21 @@ SHOWN = ("SD", "SF", "AG", "MI", "VIF", "CC", "SCD", "PSNR", "Qabf", "Nabf", "SS
 
 @torch.no_grad()
 def validate(fuse: Fuse, pairs: list[Pairs], batch: int = 4) -> dict[str, dict[str, float]]:
-    """Mean of each metric by task, of fused slices rounded to 8 bits as a picture file would hold them."""
+    """Mean of each metric by task, of the fused slices as a picture file would hold them.
+
+    That is: rounded to 8 bits, the first image's chroma put back, clipped to RGB, and the luminance of that. Clipping
+    takes light from bright colours, so scoring the fused luminance itself would flatter.
+    """
     result = {}
     for task in pairs:
         rows = []
         for start in range(0, len(task.names), batch):
             a, b = task.tensors(slice(start, start + batch))
-            f = fuse(a, b).clamp(0, 1).mul(255).round().div(255)
-            rows.append(metrics.score(a, b, f))
+            f = fuse(a, b).clamp(0, 1).mul(255).round().squeeze(1).numpy().astype(np.int16)
+            rgb = task.rgb[start : start + batch].astype(np.int16)
+            change = f - task.a[start : start + batch]
+            shown = luminance(np.clip(rgb + change[..., None], 0, 255).astype(np.uint8))
+            rows.append(metrics.score(a, b, torch.from_numpy(shown).float().div(255).unsqueeze(1)))
         result[task.task] = {name: float(torch.cat([row[name] for row in rows]).mean()) for name in rows[0]}
     return result
 
@@ -49,7 +56,7 @@ def sample_picture(fuse: Fuse, pairs: list[Pairs], path: Path, count: int = 2) -
     """A PNG of `count` pairs a task: a, b and fused side by side."""
     rows = []
     for task in pairs:
-        chosen = [round((i + 1) * len(task.names) / (count + 1)) for i in range(count)]
+        chosen = [(i + 1) * len(task.names) // (count + 1) for i in range(count)]
         a, b = task.tensors(chosen)
         rows.extend(torch.cat([a, b, fuse(a, b).clamp(0, 1)], -1)[:, 0])
     Image.fromarray((torch.cat(rows).numpy() * 255).round().astype(np.uint8)).save(path)

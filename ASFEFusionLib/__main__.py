@@ -1,0 +1,55 @@
+"""The command line: `python -m ASFEFusionLib COMMAND`. One small file a command under `commands`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+
+from . import __version__
+from .commands import demo, fuse, fuse_folder, info, train
+from .errors import Cancelled, FusionError
+
+COMMANDS = {"fuse": fuse, "fuse-folder": fuse_folder, "train": train, "info": info, "demo": demo}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    main_parser = argparse.ArgumentParser(
+        prog="python -m ASFEFusionLib",
+        description="ASFE-Fusion of two medical volumes. Results are derived images: not for quantitation, not "
+        "clinically validated.",
+    )
+    main_parser.add_argument("--version", action="version", version=__version__)
+    commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        summary = command.__doc__.strip().splitlines()[0]
+        sub = commands.add_parser(name, help=summary, description=command.__doc__)
+        command.add_arguments(sub)
+    return main_parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command. 0: done and complete; 1: the user can mend it, one sentence on stderr; 130: interrupted."""
+    options = parser().parse_args(arguments)
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        COMMANDS[options.command].run(options)
+    except FusionError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, Cancelled):
+        print("Interrupted: nothing was written.", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+def _interrupt(*_: object) -> None:
+    """A polite kill goes the way of Ctrl-C, so that half-written files are removed."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

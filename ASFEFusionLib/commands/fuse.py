@@ -1,0 +1,73 @@
+"""Fuse two registered volumes (files or DICOM folders) into one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ..files import check_output, read, write
+from ..fusion import fuse
+from ..intensity import Window
+from ..preview import preview
+from ..settings import FusionReport
+from ..volume import Volume
+from .terminal import (
+    add_fusion_arguments,
+    check_plain_output,
+    fusion_settings,
+    progress_bar,
+    say_warnings,
+    together,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("first", type=Path, metavar="A", help="volume file, DICOM folder, or 2-D picture")
+    parser.add_argument("second", type=Path, metavar="B", help="the same, brought onto the grid")
+    parser.add_argument("--output", type=Path, required=True, help=".nii.gz, .nrrd, .mha; .png for two pictures")
+    parser.add_argument("--report", type=Path, help="JSON file of what was done")
+    parser.add_argument("--preview", type=Path, help="PNG of first, second and fused in three planes")
+    add_fusion_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    settings = fusion_settings(options)
+    inputs = [options.first, options.second]
+    check_output(options.output, inputs)
+    check_plain_output(options.report, inputs, (".json",))
+    check_plain_output(options.preview, inputs, (".png",))
+    first, second = read(options.first), read(options.second)
+    placed = {"first": first, "second": second}.get(options.grid)
+    check_output(options.output, inputs, like=placed)
+    with progress_bar("Fusing") as progress:
+        fused, report = fuse(first, second, settings, progress)
+    with together(options.output, options.report, options.preview) as (output, report_part, preview_part):
+        write(fused, output)
+        if report_part:
+            report_part.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+        if preview_part:
+            write_preview(preview_part, first, second, fused, report)
+    say_warnings(report.warnings)
+    seconds = sum(report.seconds.values())
+    size = " x ".join(map(str, fused.size_ijk))
+    print(f"{options.output}: {size} voxels in {seconds:.1f} s on {report.device}. {report.note}")
+
+
+def write_preview(path: Path, first: Volume, second: Volume, fused: Volume, report: FusionReport) -> None:
+    """The three-plane picture of a fusion, with the windows that it used."""
+    top = 255 if fused.voxels.dtype == "uint8" else 1000
+    windows = [Window(w["low"], w["high"], "") for w in (report.windows["first"], report.windows["second"])]
+    columns = [
+        (f"first: {first.name}", first, windows[0]),
+        (f"second: {second.name}", second, windows[1]),
+        ("fused, not for quantitation", fused, Window(0, top, "")),
+    ]
+    picture = Volume(preview(columns)[None], _flat(), two_d=True)
+    write(picture, path)
+
+
+def _flat() -> object:
+    import numpy as np
+
+    return np.eye(4)

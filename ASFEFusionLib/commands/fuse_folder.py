@@ -1,0 +1,98 @@
+"""Fuse same-named 2-D images or volumes of two folders."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from ..errors import FusionError
+from ..files import PICTURES, READABLE, WRITABLE, extension, read, write
+from ..fusion import fuse
+from .terminal import add_fusion_arguments, fusion_settings, progress_bar, say_warnings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("first", type=Path, metavar="DIR_A", help="grey or RGB: an RGB image keeps its colour")
+    parser.add_argument("second", type=Path, metavar="DIR_B", help="the same names")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="made if its parent folder exists")
+    add_fusion_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    settings = fusion_settings(options)
+    names = matching_names(options.first, options.second)
+    check_folder(options.output, [options.first, options.second])
+    # All results appear together: made in a folder beside, moved when the last one is whole.
+    part = options.output.resolve().with_name(f".{uuid.uuid4().hex}")
+    warnings: dict[str, int] = {}
+    try:
+        part.mkdir()
+        with progress_bar("Fusing") as progress:
+            for number, name in enumerate(names):
+                fused, report = fuse(
+                    _named(options.first / name),
+                    _named(options.second / name),
+                    settings,
+                    lambda done, message, number=number, name=name: progress((number + done) / len(names), name),
+                )
+                write(fused, part / output_name(name))
+                for warning in report.warnings:
+                    warnings[str(warning)] = warnings.get(str(warning), 0) + 1
+            progress(1.0, "Done")
+        options.output.mkdir(exist_ok=True)
+        for file in sorted(part.iterdir()):
+            os.replace(file, options.output / file.name)
+    except OSError as error:
+        raise FusionError("output_failed", path=options.output) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    say_warnings(list(warnings))
+    print(f"{options.output}: {len(names)} fused images on {report.device}. {report.note}")
+
+
+def _named(path: Path) -> object:
+    """The file's volume under its folder's and file's name: in messages both files would have the same one."""
+    volume = read(path)
+    volume.name = f"{path.parent.name}/{path.name}"
+    return volume
+
+
+def matching_names(first: Path, second: Path) -> list[str]:
+    """Image names that both folders hold, sorted. Raises FusionError if a name stands in one of them alone."""
+    found = []
+    for folder in (first, second):
+        if not folder.is_dir():
+            raise FusionError("folder_missing", path=folder)
+        found.append({p.name for p in folder.iterdir() if extension(p) in READABLE and not p.name.startswith(".")})
+    common, lonely = sorted(found[0] & found[1]), sorted(found[0] ^ found[1])
+    if not common:
+        raise FusionError("folder_unlike", first=first, second=second)
+    if lonely:
+        names = ", ".join(lonely[:5]) + (", ..." if len(lonely) > 5 else "")
+        raise FusionError("folder_lonely", count=len(lonely), names=names)
+    return common
+
+
+def output_name(name: str) -> str:
+    """The same name; as PNG or NRRD where its kind is read but not written."""
+    ext = extension(name)
+    if ext in WRITABLE:
+        return name
+    return name[: -len(ext)] + (".png" if ext in PICTURES else ".nrrd")
+
+
+def check_folder(output: Path, inputs: list[Path]) -> None:
+    """Raise FusionError unless `output` is, or can become, a writable folder that is none of the inputs."""
+    parent = output.resolve().parent
+    if not parent.is_dir():
+        raise FusionError("output_folder_missing", path=output, folder=parent)
+    if output.exists() and not output.is_dir():
+        raise FusionError("folder_missing", path=output)
+    if any(output.resolve() == folder.resolve() for folder in inputs):
+        raise FusionError("output_is_input", path=output)
+    # The work is done beside the folder, so the parent must be writable too.
+    if not os.access(parent, os.W_OK) or (output.is_dir() and not os.access(output, os.W_OK)):
+        raise FusionError("output_not_writable", path=output)

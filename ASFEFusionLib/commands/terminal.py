@@ -1,0 +1,115 @@
+"""What several commands share: the progress bar, options of a fusion, outputs that appear together or not at all."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import FusionError
+from ..files import extension
+from ..settings import DEVICES, GRIDS, MODALITIES, FusionSettings
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
+    """A bar on stderr, as a `progress(fraction, message)`. Slicer's Python lacks tqdm: there it stays silent."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield lambda fraction, message: None
+        return
+    form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
+    with tqdm(total=1.0, desc=title, bar_format=form, file=sys.stderr, mininterval=0.1, miniters=0) as bar:
+
+        def progress(fraction: float, message: str) -> None:
+            bar.set_postfix_str(message, refresh=False)
+            bar.update(max(0.0, fraction - bar.n))
+
+        yield progress
+
+
+def add_fusion_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that become `FusionSettings`."""
+    parser.add_argument("--grid", choices=GRIDS, default="first", help="voxel grid of the result (default: first)")
+    for place in ("first", "second"):
+        parser.add_argument(
+            f"--window-{place}",
+            type=window,
+            metavar="LOW,HIGH|PRESET",
+            help="in the volume's units, e.g. --window-first=-160,240, or a preset; default: by modality",
+        )
+        parser.add_argument(f"--modality-{place}", choices=MODALITIES, help="where the file does not say it")
+    parser.add_argument("--colour", help="colour map for the functional volume: the result is RGB")
+    parser.add_argument("--functional", choices=("first", "second"), help="which volume takes the colour map")
+    add_engine_arguments(parser)
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Device, weights and threads."""
+    parser.add_argument("--device", choices=DEVICES, default="auto")
+    parser.add_argument("--weights", help="file of weights, or name of shipped ones")
+    parser.add_argument("--threads", type=int, help="CPU threads for the network")
+
+
+def window(text: str) -> str | tuple[float, ...]:
+    """LOW,HIGH as two numbers, anything else as the name of a preset (checked by the settings)."""
+    parts = text.replace(":", ",").split(",")
+    try:
+        return tuple(float(part) for part in parts) if len(parts) == 2 else text
+    except ValueError:
+        return text
+
+
+def fusion_settings(options: argparse.Namespace) -> FusionSettings:
+    """Settings of the parsed options. Raises FusionError."""
+    names = FusionSettings.__dataclass_fields__
+    return FusionSettings(**{name: getattr(options, name) for name in names if hasattr(options, name)})
+
+
+def check_plain_output(path: Path | None, inputs: list[Path], kinds: tuple[str, ...]) -> None:
+    """Raise FusionError unless the file `path` (no volume: a report or picture) can be written."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise FusionError("output_is_folder", path=path)
+    if extension(path) not in kinds:
+        raise FusionError("output_extension", path=path, supported=", ".join(kinds))
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise FusionError("output_folder_missing", path=path, folder=folder)
+    if not os.access(folder, os.W_OK):
+        raise FusionError("output_not_writable", path=path)
+    if any(path.resolve() == given.resolve() for given in inputs):
+        raise FusionError("output_is_input", path=path)
+
+
+@contextmanager
+def together(*paths: Path | None) -> Iterator[list[Path | None]]:
+    """Stand-in names beside `paths`; when the block ends well all take their places, else none is left.
+
+    Raises FusionError "output_failed".
+    """
+    mark = uuid.uuid4().hex
+    parts = [None if p is None else p.resolve().with_name(f".{mark}-{n}{extension(p)}") for n, p in enumerate(paths)]
+    try:
+        yield parts
+        for part, path in zip(parts, paths, strict=True):
+            if part is not None:
+                os.replace(part, path.resolve())
+    except OSError as error:
+        raise FusionError("output_failed", path=error.filename2 or error.filename or paths[0]) from error
+    finally:
+        for part in parts:
+            if part is not None:
+                part.unlink(missing_ok=True)
+
+
+def say_warnings(warnings: list) -> None:
+    """Each warning on a line of stderr."""
+    for warning in warnings:
+        print(f"Warning: {warning}", file=sys.stderr)

@@ -1,0 +1,110 @@
+"""Slices through the network: which device, how many at a time. Knows torch, nothing of volumes."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import FusionError
+
+if TYPE_CHECKING:
+    import torch
+
+# Pixels of one batch. On a CPU more at a time gains nothing and delays a cancel.
+BATCH_PIXELS = {"cpu": 2 * 256 * 256, "cuda": 32 * 256 * 256, "mps": 8 * 256 * 256}
+
+
+def pick_device(name: str) -> str:
+    """ "auto" -> the best there is; else the name itself. Raises FusionError "torch_missing", "device_missing"."""
+    torch = _torch()
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return next(device for device in ("cuda", "mps", "cpu") if available[device])
+    if not available[name]:
+        raise FusionError("device_missing", device=name)
+    return name
+
+
+def _torch() -> object:
+    try:
+        import torch
+    except ImportError as error:
+        raise FusionError("torch_missing") from error
+    return torch
+
+
+class Engine:
+    """A loaded network on a device. `weights_name` and `weights_hash` say which."""
+
+    def __init__(self, weights: str | None, device: str) -> None:
+        self.device = pick_device(device)
+        from .network.weights import find
+
+        path = find(weights)
+        self.net = _load(str(path), os.stat(path).st_mtime_ns, self.device)
+        self.weights_name, self.weights_hash = self.net.weights_name, self.net.weights_hash
+
+    def batch(self, height: int, width: int) -> int:
+        """Slices of this size that go through at a time."""
+        return max(1, BATCH_PIXELS[self.device] // (height * width))
+
+    def fuse(self, a: np.ndarray, b: np.ndarray, tick: Callable[[], None] = lambda: None) -> np.ndarray:
+        """(n, h, w) float32 slices in [0, 1] -> fused, the same. `tick` is called many times on the way and may raise.
+
+        Raises FusionError "memory_out".
+        """
+        torch = _torch()
+        with torch.inference_mode(), _heartbeat(self.net, tick):
+            try:
+                first, second = (torch.from_numpy(np.ascontiguousarray(x)).unsqueeze(1).to(self.device) for x in (a, b))
+                return self.net(first, second).squeeze(1).float().cpu().numpy()
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                raise FusionError("memory_out", device=self.device) from error
+            except RuntimeError as error:
+                if "not enough memory" in str(error) or "can't allocate memory" in str(error):
+                    raise FusionError("memory_out", device=self.device) from error
+                raise
+
+
+@functools.lru_cache(maxsize=2)
+def _load(path: str, stamp: int, device: str) -> torch.nn.Module:
+    """Keeps the last networks, so that a folder of pictures loads its weights once; a changed file is read anew."""
+    from .network import load
+
+    return load(path, device)
+
+
+@contextmanager
+def _heartbeat(net: torch.nn.Module, tick: Callable[[], None]) -> Iterator[None]:
+    """Calls `tick` after each part of the network: a large slice alone takes longer than a user waits for a sign."""
+
+    def after(*_: object) -> None:
+        tick()
+
+    parts = [*net.encoder.blocks, *net.fusion, *net.decoder.blocks]
+    handles = [part.register_forward_hook(after) for part in parts]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Torch's CPU threads for the length of a fusion; None leaves them."""
+    if count is None:
+        yield
+        return
+    torch = _torch()
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

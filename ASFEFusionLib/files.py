@@ -1,0 +1,321 @@
+"""Volumes from files and into files: NIfTI, NRRD, MetaImage, DICOM series (reading), pictures; all through SimpleITK.
+
+SimpleITK comes in when something is read or written, not with the import of this module.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import tempfile
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ASFEFusionLib.errors import FusionError
+from ASFEFusionLib.volume import Volume, check_geometry, check_voxels, from_sitk, image_matrix, native, to_sitk
+from ASFEFusionLib.whole import check_nifti, check_whole
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+NIFTI = (".nii", ".nii.gz")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+READABLE = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd", *PICTURES)
+# No .jpg, which loses; no .bmp, whose grey comes back as RGB and whose cut files ITK does not notice.
+TIFF_TYPES = ("uint8", "uint16", "int16", "float32")
+WRITABLE_PICTURES = {".png": ("uint8", "uint16"), ".tif": TIFF_TYPES, ".tiff": TIFF_TYPES}
+WRITABLE = (*NIFTI, ".nrrd", ".mha", *WRITABLE_PICTURES)
+TWO_FILES = {".nhdr": ".nrrd", ".mhd": ".mha"}
+
+MODALITIES = {"CT": "CT", "MR": "MR", "PT": "PET", "NM": "SPECT"}
+PET_UNITS = {"GML": "SUV", "BQML": "Bq/mL"}
+TAGS = ("0008|0060", "0020|0032", "0020|0037", "0028|0008", "0054|1001")
+TILT_TOLERANCE = 0.1  # mm, over the stack
+WRITTEN_TOLERANCE = 0.05  # mm; a geometry that a format cannot hold is off by far more, rounding by far less
+
+
+def extension(path: str | os.PathLike) -> str:
+    """The extension in lower case with its dot; ".nii.gz" counts as one."""
+    name = Path(path).name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
+
+
+def read(path: str | os.PathLike) -> Volume:
+    """Read a volume file, a 2-D picture, or the folder of one DICOM series.
+
+    Voxels keep their type, but 64-bit ones become float32. A picture file (PNG, JPEG, BMP, TIFF) becomes (1, j, i) or
+    (1, j, i, 3) with `two_d` True, alpha dropped, on the identity matrix: its dots per inch are not millimetres, and
+    two pictures of one size shall lie on each other. An image of two dimensions in another format is `two_d` too; one
+    of three dimensions with one slice is not. `modality` and `units` come from DICOM alone. `name` is the name of the
+    file or folder without its extension.
+
+    FusionError: a missing, empty, cut, damaged or unsupported file; what `volume.from_sitk` refuses; a folder with no
+    series or several, with slices missing or unevenly spaced, with a tilted gantry.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FusionError("file_missing", path=path)
+    try:
+        with _quiet():
+            return _read_dicom(path) if path.is_dir() else _read_file(path)
+    except (RuntimeError, OSError) as error:
+        raise FusionError("file_unreadable", path=path) from error
+
+
+def write(volume: Volume, path: str | os.PathLike) -> None:
+    """Write the volume as `path` says by its extension, compressed where the format can be (.nii.gz, .nrrd, .mha).
+
+    The file is made under another name beside the target and takes its place when whole: a failure or interruption
+    leaves nothing new and an old file as it was. A `two_d` volume that lies in the plane of x and y is written with two
+    dimensions. A picture (.png, .tif) holds one slice without its place.
+
+    The place survives to 1e-12 mm in NRRD and MetaImage. NIfTI holds it in float32: corner voxels move by some 3e-5 mm,
+    under 1e-4 mm for fields of view to 500 mm within 1 m of the origin; ITK writes no finer form (NIfTI-2) of it.
+
+    FusionError: what `check_output` refuses; "output_picture_slices", "output_type", "output_geometry" (the format
+    cannot hold this volume), "voxels_unusable", "geometry_sheared", "geometry_unusable", "output_failed".
+    """
+    import SimpleITK as sitk
+
+    check_output(path, like=volume)
+    path = Path(path)
+    ext = extension(path)
+    check_voxels(volume, path)
+    if ext in WRITABLE_PICTURES:
+        if not volume.rgb and volume.voxels.dtype.name not in WRITABLE_PICTURES[ext]:
+            raise FusionError("output_type", path=path, type=volume.voxels.dtype.name)
+        image = sitk.GetImageFromArray(native(volume.voxels[0]), isVector=volume.rgb)
+    else:
+        image = to_sitk(volume)
+        matrix = volume.ijk_to_physical
+        if volume.two_d and not (matrix[2, :2].any() or matrix[:2, 2].any()):
+            image = image[:, :, 0]
+
+    if volume.note:
+        image.SetMetaData("ITK_FileNotes", volume.note)  # NIfTI's descrip (80 characters), a field of NRRD and MHA
+
+    target = path.resolve()  # through a link: the file behind it is replaced, not the link
+    part = target.with_name(f".{uuid.uuid4().hex}{ext}")
+    try:
+        with _quiet():
+            sitk.WriteImage(image, str(part), True)
+            _check_written(part, image, path)
+        os.replace(part, target)
+    except (RuntimeError, OSError) as error:
+        raise FusionError("output_failed", path=path) from error
+    finally:  # also after KeyboardInterrupt; after the replacement there is none
+        part.unlink(missing_ok=True)
+
+
+def check_output(path: str | os.PathLike, inputs: Iterable[str | os.PathLike] = (), like: Volume | None = None) -> None:
+    """Raise unless a volume can be written to `path`; to be called before the work begins.
+
+    `inputs`: files and folders that must not be overwritten (compared through links). `like`: a volume on the grid of
+    the result, where known already, so that a format that cannot hold that grid is refused too.
+
+    FusionError: "output_extension", "output_two_files", "output_folder_missing", "output_not_writable",
+    "output_is_folder", "output_is_input", and with `like` "output_picture_slices", "geometry_sheared",
+    "geometry_unusable".
+    """
+    path = Path(path)
+    ext = extension(path)
+    if path.is_dir():
+        raise FusionError("output_is_folder", path=path)
+    if ext in TWO_FILES:
+        raise FusionError("output_two_files", path=path, other=TWO_FILES[ext])
+    if ext not in WRITABLE:
+        raise FusionError("output_extension", path=path, supported=", ".join(WRITABLE))
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise FusionError("output_folder_missing", path=path, folder=folder)
+    if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise FusionError("output_not_writable", path=path)
+    for given in map(Path, inputs):
+        if path.exists() and given.exists() and path.samefile(given):
+            raise FusionError("output_is_input", path=path)
+    if like is not None:
+        if ext in WRITABLE_PICTURES and like.voxels.shape[0] != 1:
+            raise FusionError("output_picture_slices", path=path, slices=like.voxels.shape[0])
+        check_geometry(like.ijk_to_physical, path)
+
+
+def _read_file(path: Path) -> Volume:
+    import SimpleITK as sitk
+
+    ext = extension(path)
+    with path.open("rb") as file:
+        head = file.read(132)
+    if not head:
+        raise FusionError("file_empty", path=path)
+    if ext == ".dcm" or head[128:] == b"DICM":
+        raise FusionError("dicom_file", path=path)
+    if ext not in READABLE:
+        raise FusionError("file_unsupported", path=path, supported=", ".join(READABLE))
+
+    picture = ext in PICTURES
+    if ext in NIFTI:
+        image = _read_nifti(path, ext)
+    else:
+        check_whole(path, ext)
+        image = _read_picture(path, ext) if picture else sitk.ReadImage(str(path))
+    volume = from_sitk(image, name=str(path), two_d=picture or image.GetDimension() == 2)
+    volume.name = path.name[: -len(ext)]
+    if picture:
+        volume.ijk_to_physical = np.eye(4)
+    return volume
+
+
+def _read_picture(path: Path, ext: str) -> sitk.Image:
+    """A picture as ITK reads it, without its alpha."""
+    import SimpleITK as sitk
+
+    image = sitk.ReadImage(str(path))
+    if image.GetDimension() > 2 and image.GetSize()[2] > 1:
+        raise FusionError("picture_pages", path=path, pages=image.GetSize()[2])
+    components = image.GetNumberOfComponentsPerPixel()
+    channels = [sitk.VectorIndexSelectionCast(image, n) for n in range(components)] if components > 1 else []
+    if components == 4:
+        return sitk.Compose(channels[:3])
+    if ext == ".bmp" and components == 3:  # ITK reads grey BMP as RGB
+        grey, *others = map(sitk.GetArrayViewFromImage, channels)
+        return channels[0] if all(np.array_equal(grey, other) for other in others) else image
+    return image
+
+
+def _read_nifti(path: Path, ext: str) -> sitk.Image:
+    """A NIfTI file, whole or refused.
+
+    Where `a.nii` stands beside `a.nii.gz`, ITK reads the voxels of the former for the latter. So compressed files are
+    unpacked here, which checks them too, and ITK gets the plain file, in a folder of its own.
+    """
+    import SimpleITK as sitk
+
+    if ext == ".nii":
+        check_whole(path, ext)
+        return sitk.ReadImage(str(path))
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"  # some are not, in spite of their name
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder, "plain.nii")
+        with gzip.open(path) if packed else path.open("rb") as source, plain.open("w+b") as target:
+            try:
+                shutil.copyfileobj(source, target, 1 << 20)
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise FusionError("file_cut", path=path) from error
+            target.seek(0)
+            check_nifti(target, path)
+        return sitk.ReadImage(str(plain))
+
+
+def _read_dicom(folder: Path) -> Volume:
+    """The one series in the folder; see `read`."""
+    import SimpleITK as sitk
+
+    series = []  # files of each, in the order along the normal; reports, structure sets and the like are no images
+    listed = set()
+    for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)):
+        files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
+        listed.update(Path(file).name for file in files)
+        with suppress(RuntimeError):
+            _header(files[0])
+            series.append(files)
+    for file in folder.iterdir():  # GDCM passes over damaged files in silence
+        if file.is_file() and file.name not in listed and file.name.upper() != "DICOMDIR":
+            with file.open("rb") as opened:
+                if opened.read(132)[128:] == b"DICM":
+                    raise FusionError("file_cut", path=file)
+    if not series:
+        raise FusionError("dicom_none", path=folder)
+    if len(series) > 1:
+        raise FusionError("dicom_several", path=folder, count=len(series))
+
+    headers = [_header(file) for file in series[0]]
+    tags = [{key: header.GetMetaData(key).strip() for key in TAGS if header.HasMetaDataKey(key)} for header in headers]
+    if int(tags[0].get("0028|0008") or 1) > 1:
+        raise FusionError("dicom_frames", path=folder)
+    normal_step = _slice_step(folder, tags)
+    for file in series[0]:
+        check_whole(Path(file), ".dcm")
+
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(series[0])
+    if len({header.GetPixelID() for header in headers}) > 1:
+        # Slopes of their own per slice: the reader would take the type of the first slice and round the others to it.
+        reader.SetOutputPixelType(sitk.sitkFloat32)
+    volume = from_sitk(reader.Execute(), name=str(folder), two_d=False)
+    volume.name = folder.resolve().name
+    if normal_step is not None:  # true by the tags themselves, whatever ITK makes of them (5.4: the same)
+        volume.ijk_to_physical[:3, 2] = normal_step
+    volume.modality = MODALITIES.get(tags[0].get("0008|0060"))
+    volume.units = {"CT": "HU", "PET": PET_UNITS.get(tags[0].get("0054|1001"))}.get(volume.modality)
+    return volume
+
+
+def _slice_step(folder: Path, tags: list[dict[str, str]]) -> np.ndarray | None:
+    """(3,) LPS mm from each slice to the next, by the tags of the slices; None for a single slice.
+
+    FusionError: "dicom_no_position", "dicom_uneven", "dicom_tilted".
+    """
+    try:
+        place = np.array([t["0020|0032"].split("\\") for t in tags], float).reshape(-1, 3)
+        axes = np.array([t["0020|0037"].split("\\") for t in tags], float).reshape(-1, 2, 3)
+    except (KeyError, ValueError) as error:
+        raise FusionError("dicom_no_position", path=folder) from error
+    if len(tags) == 1:
+        return None
+    if np.abs(axes - axes[0]).max() > 1e-3:
+        raise FusionError("dicom_uneven", path=folder)
+    normal = np.cross(*axes[0])
+    normal /= np.linalg.norm(normal)
+    along = (place - place[0]) @ normal
+    step = along[-1] / (len(along) - 1)
+    if step == 0 or np.abs(np.diff(along) - step).max() > max(0.01 * abs(step), 0.01):
+        raise FusionError("dicom_uneven", path=folder)
+    aside = place - place[0] - along[:, None] * normal
+    if np.linalg.norm(aside, axis=1).max() > TILT_TOLERANCE:
+        raise FusionError("dicom_tilted", path=folder)
+    return step * normal
+
+
+def _header(file: str | Path) -> sitk.ImageFileReader:
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    reader.ReadImageInformation()
+    return reader
+
+
+def _check_written(part: Path, image: sitk.Image, path: Path) -> None:
+    """Raise unless the file `part` holds the image: whole (ITK overlooks a full disk with NIfTI), and in its place."""
+    ext = extension(part)
+    if ext in WRITABLE_PICTURES:
+        return
+    try:
+        check_whole(part, ext)
+    except FusionError as error:
+        raise OSError(f"{part} is not whole") from error
+    header = _header(part)
+    moved = np.abs(image_matrix(header) - image_matrix(image)) @ (*image.GetSize(), 1, 1)[:4]  # no corner by more
+    if header.GetSize() != image.GetSize() or moved.max() > WRITTEN_TOLERANCE:
+        raise FusionError("output_geometry", path=path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """ITK's own warnings off, then as they were (MetaImage and libtiff print past them)."""
+    import SimpleITK as sitk
+
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)

@@ -1,0 +1,102 @@
+"""What a user chooses for a fusion, and what is reported of it: plain dataclasses that turn into JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .colour import check_colour
+from .errors import WARNINGS, FusionError
+from .intensity import check_window
+
+GRIDS = ("first", "second", "finest")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+MODALITIES = ("CT", "MR", "PET", "SPECT")
+
+
+@dataclass
+class FusionSettings:
+    """Choices for `fusion.fuse`; values are checked when made. Raises FusionError "setting_unknown" and the like.
+
+    `grid`: voxel grid of the result: "first" or "second" volume's own, or "finest": the first's axes and field of view
+    at the smaller spacing of the two.
+    `window_first`, `window_second`: (low, high) in the volume's own units (HU, SUV, Bq/mL, or arbitrary), the name of a
+    preset (`intensity.PRESETS`), or None: a rule for the modality (see `intensity.automatic_window`).
+    `modality_first`, `modality_second`: "CT", "MR", "PET" or "SPECT" where the file does not say; None: as it says.
+    `colour`: name of a colour map (`colour.MAPS`) or an (n, 3) table of RGB in [0, 1] for the functional volume, which
+    makes the result RGB; None: the result is grey.
+    `functional`: which volume takes the colour: "first", "second", or None: the one that is PET or SPECT, else the
+    second.
+    `device`: "auto" takes CUDA, then Apple's MPS, then the CPU.
+    `weights`: name of shipped weights or path of a file; None: the default.
+    `threads`: CPU threads for torch; None: as torch has them.
+    """
+
+    grid: str = "first"
+    window_first: str | tuple[float, float] | None = None
+    window_second: str | tuple[float, float] | None = None
+    modality_first: str | None = None
+    modality_second: str | None = None
+    colour: Any = None
+    functional: str | None = None
+    device: str = "auto"
+    weights: str | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        _choice("grid", self.grid, GRIDS)
+        _choice("device", self.device, DEVICES)
+        _choice("functional", self.functional, ("first", "second", None))
+        for name in ("modality_first", "modality_second"):
+            _choice(name, getattr(self, name), (*MODALITIES, None))
+        self.window_first = check_window(self.window_first)
+        self.window_second = check_window(self.window_second)
+        check_colour(self.colour)
+        if self.threads is not None and not (isinstance(self.threads, int) and self.threads > 0):
+            raise FusionError("setting_unknown", name="threads", value=self.threads, choices="a whole number above 0")
+
+
+def _choice(name: str, value: object, choices: tuple) -> None:
+    if value not in choices:
+        names = ", ".join(str(c) for c in choices if c is not None)
+        raise FusionError("setting_unknown", name=name, value=value, choices=names)
+
+
+@dataclass
+class Notice:
+    """A warning: a key of `errors.WARNINGS`, the facts of its sentence; `str()` gives it in English."""
+
+    code: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return WARNINGS[self.code].format(**self.facts)
+
+
+@dataclass
+class FusionReport:
+    """What was done.
+
+    `grid`: name, size (i, j, k), spacing (mm), ijk_to_physical (LPS, mm). `windows`: for "first" and "second" the low
+    and high value (the volume's units) and where they come from. `overlap`: common volume in space over that of the
+    smaller of the two. `seconds`: by stage. `colour`: name of the map and which volume has it, or None.
+    """
+
+    grid: dict[str, Any] = field(default_factory=dict)
+    windows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    modalities: dict[str, str | None] = field(default_factory=dict)
+    overlap: float = 0.0
+    device: str = ""
+    weights_name: str = ""
+    weights_sha256: str = ""
+    colour: dict[str, str] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[Notice] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    note: str = "Fused voxels are derived: not for quantitation, not clinically validated."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; each warning as its code, facts and sentence."""
+        values = asdict(self)
+        values["warnings"] = [{"code": w.code, "facts": w.facts, "text": str(w)} for w in self.warnings]
+        return values

@@ -1,0 +1,36 @@
+"""What several test files use: small phantoms, and where the real data are, if they are."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+from ASFEFusionLib import phantom
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def heads():
+    """CT, MR and PET of the phantom without noise, coarse enough to be quick; do not change them."""
+    return {m: phantom.head(m, noise=False, spacing=(3.0, 3.0, 4.0)) for m in ("CT", "MR", "PET")}
+
+
+@pytest.fixture(scope="session")
+def real_volumes():
+    """Folder of the real volumes, or None with a warning that says what did not run."""
+    return _beside("volumes")
+
+
+@pytest.fixture(scope="session")
+def real_pairs():
+    """Folder of the slice pairs, or None with a warning."""
+    return _beside("hmif_train")
+
+
+def _beside(name):
+    folder = SHARED / "data" / name
+    if folder.is_dir():
+        return folder
+    warnings.warn(f"no real data beside the checkout ({name}): its tests checked nothing", stacklevel=2)
+    return None

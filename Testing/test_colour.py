@@ -1,0 +1,43 @@
+"""Colour maps, luminance and chroma."""
+
+import numpy as np
+import pytest
+
+from ASFEFusionLib import colour
+from ASFEFusionLib.errors import FusionError
+
+
+def test_luminance_and_chroma_give_the_colour_back():
+    rgb = np.random.default_rng(0).random((50, 3)).astype(np.float32)
+    assert np.allclose(colour.put_back(colour.luminance(rgb), colour.chroma(rgb)), rgb, atol=1e-5)
+
+
+def test_known_values_of_bt_601():
+    red = np.array([1.0, 0.0, 0.0])
+    assert colour.luminance(red) == pytest.approx(0.299)
+    assert colour.chroma(red) == pytest.approx([-0.168736, 0.5], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", colour.MAPS)
+def test_colourised_keeps_the_fused_luminance(name):
+    """Whatever the uptake: the structure that the luminance shows is that of the fusion."""
+    y, uptake = np.meshgrid(np.linspace(0, 1, 41, dtype=np.float32), np.linspace(0, 1, 41, dtype=np.float32))
+    rgb = colour.colourise(y, uptake, colour.chroma_table(name))
+    assert rgb.dtype == np.uint8
+    assert np.abs(colour.luminance(rgb / 255) - y).max() < 0.75 / 255
+    assert np.abs(rgb[0].astype(int) - rgb[0].mean(-1, keepdims=True)).max() < 1  # no uptake: grey
+    assert np.ptp(rgb[20, 20].astype(int)) > 40  # uptake in mid grey: colour
+
+
+def test_a_table_of_the_users_own():
+    table = np.array([[0, 0, 0], [0, 1, 0]])
+    colour.check_colour(table)
+    rgb = colour.colourise(np.float32([0.4]), np.float32([1.0]), colour.chroma_table(table))
+    assert rgb[0, 1] > rgb[0, 0] + 30
+
+
+@pytest.mark.parametrize("bad", ["nonsense", [[0, 0, 0]], [[0, 0, 0], [0, 2, 0]], [1, 2, 3], "x"])
+def test_unknown_maps(bad):
+    with pytest.raises(FusionError) as caught:
+        colour.check_colour(bad)
+    assert caught.value.code == "colour_unknown"

@@ -1,0 +1,294 @@
+"""fuse(): geometry, values, what is reported, and bad input; on the phantom, whose truth is known."""
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ASFEFusionLib import colour, engine, phantom
+from ASFEFusionLib.errors import WARNINGS, Cancelled, FusionError
+from ASFEFusionLib.fusion import fuse
+from ASFEFusionLib.settings import FusionSettings
+from ASFEFusionLib.space import coverage, finest, grid_of
+from ASFEFusionLib.volume import Volume
+
+CT_WIDE = (-1000.0, 4000.0)
+
+
+def codes(report):
+    return [warning.code for warning in report.warnings]
+
+
+def expected_grid(first, second, choice):
+    grids = grid_of(first), grid_of(second)
+    return {"first": grids[0], "second": grids[1], "finest": finest(*grids)}[choice]
+
+
+@pytest.mark.parametrize("choice", ["first", "second", "finest"])
+def test_geometry_is_that_of_the_chosen_grid(heads, choice):
+    fused, report = fuse(heads["CT"], heads["MR"], FusionSettings(grid=choice))
+    grid = expected_grid(heads["CT"], heads["MR"], choice)
+    assert fused.size_ijk == grid.size == tuple(report.grid["size"])
+    corner = np.array([*grid.size, 1.0])
+    assert np.abs((fused.ijk_to_physical - grid.matrix) @ corner).max() < 1e-4
+    assert fused.voxels.dtype == np.int16
+    assert 0 <= fused.voxels.min() < fused.voxels.max() <= 1000
+    assert fused.units is None
+    assert "not for quantitation" in fused.name
+
+
+@pytest.mark.parametrize("choice", ["first", "second", "finest"])
+@pytest.mark.parametrize("bright", ["CT", "PET"])
+def test_a_lone_bright_voxel_lands_where_it_is(heads, choice, bright):
+    """Within half a voxel of the result along each axis, whichever volume holds it and whatever the grid."""
+    settings = FusionSettings(grid=choice, window_first=CT_WIDE, window_second=(0.0, 60.0))
+    pair = {m: heads[m] for m in ("CT", "PET")}
+    before, _ = fuse(*pair.values(), settings)
+    pair[bright], _, position = phantom.bright_voxel(pair[bright], {"CT": 4000, "PET": 60.0}[bright])
+    after, _ = fuse(*pair.values(), settings)
+    difference = np.abs(after.voxels.astype(int) - before.voxels)
+    k, j, i = np.unravel_index(difference.argmax(), difference.shape)
+    index = np.linalg.inv(after.ijk_to_physical) @ [*position, 1]
+    assert difference.max() > 50
+    assert np.abs(index[:3] - [i, j, k]).max() <= 0.5 + 1e-6
+
+
+def test_equal_slices_stay_equal(heads, monkeypatch):
+    """No flicker: one window a volume, and a slice's result does not depend on its batch."""
+    monkeypatch.setitem(engine.BATCH_PIXELS, "cpu", 3 * 90 * 90)
+    pair = []
+    for seed, modality in enumerate(("CT", "CT")):
+        one = heads[modality].voxels[20:21].astype(np.float32) + 30 * seed
+        pair.append(Volume(np.repeat(one, 10, axis=0), heads[modality].ijk_to_physical, modality="CT"))
+    fused, _ = fuse(*pair)
+    assert np.ptp(fused.voxels[0]) > 500
+    assert np.abs(fused.voxels - fused.voxels[:1]).max() == 0
+
+
+def test_where_one_volume_ends_the_other_shows_alone(heads):
+    ct, mr = heads["CT"], heads["MR"]
+    fused, report = fuse(ct, mr, FusionSettings(window_first=CT_WIDE))
+    outside = coverage(mr, grid_of(ct)).slab(0, ct.size_ijk[2]) == 0
+    assert outside.mean() > 0.1
+    alone = (ct.voxels.astype(np.float32) + 1000) / 5000 * 1000
+    assert np.abs(fused.voxels - alone)[outside].max() <= 0.51
+    assert 0.5 < report.overlap <= 1
+
+
+def test_the_end_of_a_volume_leaves_no_edge():
+    """Two even bodies of different brightness: the fused value passes from one to the other in small steps."""
+    rng = np.random.default_rng(0)
+    big = Volume((500 + rng.normal(0, 1, (3, 120, 120))).astype(np.float32), np.eye(4), modality="MR")
+    matrix = np.eye(4)
+    matrix[:2, 3] = 30
+    small = Volume((800 + rng.normal(0, 1, (3, 60, 60))).astype(np.float32), matrix, modality="MR")
+    fused, _ = fuse(big, small, FusionSettings(window_first=(0, 1000), window_second=(0, 1000)))
+    row = fused.voxels[1, 60].astype(int)
+    assert abs(row[10] - 500) < 10
+    assert row[60] > 600
+    assert np.abs(np.diff(row)).max() < 0.5 * (row[60] - row[10])
+
+
+def test_exchanged_inputs_give_the_same_picture(heads):
+    one, _ = fuse(heads["CT"], heads["MR"], FusionSettings(grid="first"))
+    other, _ = fuse(heads["MR"], heads["CT"], FusionSettings(grid="second"))
+    assert np.abs(one.voxels - other.voxels).max() <= 1
+
+
+def test_inputs_stay_as_they_are(heads):
+    pair = [replace(heads[m], voxels=heads[m].voxels.copy()) for m in ("CT", "PET")]
+    pair[1].voxels[0, 0, :5] = np.nan
+    kept = [(v.voxels.copy(), v.ijk_to_physical.copy(), v.name) for v in pair]
+    fuse(*pair, FusionSettings(colour="hot"))
+    for volume, (voxels, matrix, name) in zip(pair, kept, strict=True):
+        assert np.array_equal(volume.voxels, voxels, equal_nan=True)
+        assert np.array_equal(volume.ijk_to_physical, matrix)
+        assert volume.name == name
+
+
+def test_report(heads):
+    _, report = fuse(heads["CT"], heads["PET"], FusionSettings(colour="hot"))
+    values = report.to_dict()
+    assert values["device"] == "cpu" or values["device"] in ("cuda", "mps")
+    assert values["weights_name"] == "compact"
+    assert len(values["weights_sha256"]) == 64
+    assert values["windows"]["first"]["low"] == -160
+    assert values["windows"]["second"]["units"] == "SUV"
+    assert values["colour"] == {"map": "hot", "volume": "second"}
+    assert set(values["seconds"]) == {"windows", "network", "space", "resample", "fuse", "colour"}
+    assert "not for quantitation" in values["note"]
+    assert values["warnings"] == []
+
+
+def test_colour_is_the_maps_and_luminance_the_fusions(heads):
+    grey, _ = fuse(heads["MR"], heads["PET"])
+    rgb, _ = fuse(heads["MR"], heads["PET"], FusionSettings(colour="hot"))
+    assert rgb.voxels.shape == (*grey.voxels.shape, 3)
+    assert rgb.voxels.dtype == np.uint8
+    assert np.abs(colour.luminance(rgb.voxels) / 255 - grey.voxels / 1000).max() < 1.5 / 255
+    ijk = np.rint(np.linalg.inv(rgb.ijk_to_physical) @ [*phantom.LESION_CENTRE, 1]).astype(int)
+    red, _, blue = rgb.voxels[ijk[2], ijk[1], ijk[0]].astype(int)
+    assert red > blue
+
+
+def test_which_volume_takes_the_colour(heads):
+    _, report = fuse(heads["PET"], heads["MR"], FusionSettings(colour="hot"))
+    assert report.colour["volume"] == "first"
+    _, report = fuse(heads["PET"], heads["MR"], FusionSettings(colour="hot", functional="second"))
+    assert report.colour["volume"] == "second"
+    _, report = fuse(heads["CT"], heads["MR"], FusionSettings(colour="hot"))
+    assert codes(report) == ["functional_guess"]
+
+
+def test_progress_runs_from_0_to_1_and_names_the_work(heads):
+    said = []
+    fuse(heads["CT"], heads["MR"], progress=lambda fraction, message: said.append((fraction, message)))
+    fractions = [fraction for fraction, _ in said]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1
+    assert any("Slice" in message for _, message in said)
+
+
+def test_progress_and_cancel_within_one_large_slice(monkeypatch):
+    """A slice of 1024 x 1024 takes seconds on a slow core: signs come from inside the network."""
+    seen = []
+    rng = np.random.default_rng(0)
+    pair = [Volume(rng.random((1, 300, 300), np.float32), np.eye(4), modality="MR") for _ in range(2)]
+
+    def cancelled():
+        import inspect
+
+        seen.append(any(frame.function == "after" for frame in inspect.stack()))
+        return seen.count(True) == 3
+
+    with pytest.raises(Cancelled):
+        fuse(*pair, cancelled=cancelled)
+    assert seen.count(True) == 3
+
+
+def test_cancel_is_heard_within_a_batch(heads, monkeypatch):
+    monkeypatch.setitem(engine.BATCH_PIXELS, "cpu", 2 * 90 * 90)
+    batches = []
+    original = engine.Engine.fuse
+    stop = threading.Event()
+
+    def counted(self, a, b, tick):
+        batches.append(len(a))
+        if len(batches) == 3:
+            stop.set()
+        return original(self, a, b, tick)
+
+    monkeypatch.setattr(engine.Engine, "fuse", counted)
+    with pytest.raises(Cancelled):
+        fuse(heads["CT"], heads["CT"], FusionSettings(), cancelled=stop.is_set)
+    assert len(batches) == 3
+
+
+def test_not_finite_voxels_are_background_and_said(heads):
+    pet = heads["PET"]
+    broken = replace(pet, voxels=pet.voxels.copy())
+    air = pet.voxels < 0.02
+    assert air.sum() > 1000
+    broken.voxels[air] = np.nan
+    broken.voxels[0, 0, 0] = np.inf
+    whole, _ = fuse(heads["MR"], pet)
+    fused, report = fuse(heads["MR"], broken)
+    assert codes(report) == ["not_finite"]
+    assert str(int((~np.isfinite(broken.voxels)).sum())) in str(report.warnings[0])
+    assert np.abs(fused.voxels - whole.voxels).max() < 30
+
+
+def shifted(volume, mm):
+    matrix = volume.ijk_to_physical.copy()
+    matrix[:3, 3] += mm
+    return replace(volume, ijk_to_physical=matrix)
+
+
+def test_little_overlap_is_said(heads):
+    _, report = fuse(heads["CT"], shifted(heads["CT"], (0, 0, 120)))
+    assert codes(report) == ["little_overlap"]
+    assert report.overlap < 0.5
+
+
+def test_unknown_modality_is_said(heads):
+    bare = Volume(heads["MR"].voxels, heads["MR"].ijk_to_physical, name="scan")
+    _, report = fuse(heads["CT"], bare)
+    assert codes(report) == ["modality_unknown"]
+    _, report = fuse(heads["CT"], bare, FusionSettings(modality_second="MR"))
+    assert codes(report) == []
+
+
+def refused(first, second, **settings):
+    with pytest.raises(FusionError) as caught:
+        fuse(first, second, FusionSettings(**settings))
+    return caught.value.code
+
+
+def test_bad_input(heads, tmp_path):
+    ct, mr = heads["CT"], heads["MR"]
+    assert refused(ct, shifted(mr, (0, 0, 5000))) == "no_overlap"
+    assert refused(ct, replace(mr, voxels=np.full_like(mr.voxels, 7))) == "volume_constant"
+    assert refused(ct, replace(mr, voxels=np.full(mr.voxels.shape, np.nan, np.float32))) == "volume_nan"
+    assert refused(ct, replace(mr, voxels=np.zeros((*mr.voxels.shape, 3), np.uint8))) == "volume_colour"
+    picture = Volume(np.zeros((1, 20, 20), np.uint8), np.eye(4), two_d=True)
+    assert refused(ct, picture) == "dimensions_differ"
+    assert refused(picture, replace(picture, voxels=picture.voxels[:, :10])) == "sizes_differ"
+    assert refused(ct, mr, weights=str(tmp_path / "none.pt")) == "weights_missing"
+    assert refused(ct, mr, window_first="pet-suv-5") == "window_units"
+
+
+@pytest.mark.parametrize(
+    "bad", [{"grid": "third"}, {"device": "tpu"}, {"functional": "both"}, {"modality_first": "US"}, {"threads": 0}]
+)
+def test_settings_refuse_unknown_values(bad):
+    with pytest.raises(FusionError) as caught:
+        FusionSettings(**bad)
+    assert caught.value.code == "setting_unknown"
+    assert str(next(iter(bad.values()))) in str(caught.value)
+
+
+def test_a_device_that_is_not_there(heads, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert refused(heads["CT"], heads["MR"], device="cuda") == "device_missing"
+
+
+def pictures():
+    """A coloured and a grey picture of one size, of the phantom."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:61, :75]
+    rgb = np.stack([120 + 80 * np.sin(x / 9), 90 + 60 * np.cos(y / 7), 100 + 20 * np.sin((x + y) / 5)], -1)
+    rgb = np.rint(rgb).astype(np.uint8)
+    grey = rng.integers(0, 256, (61, 75)).astype(np.uint8)
+    return (Volume(v[None], np.eye(4), name=n, two_d=True) for v, n in ((rgb, "rgb"), (grey, "grey")))
+
+
+def test_two_grey_pictures_give_one_of_8_bits():
+    _, grey = pictures()
+    other = replace(grey, voxels=255 - grey.voxels)
+    fused, report = fuse(grey, other)
+    assert fused.voxels.shape == grey.voxels.shape
+    assert fused.voxels.dtype == np.uint8
+    assert fused.two_d
+    assert report.windows["first"] == {"low": 0, "high": 255, "source": "given", "units": None}
+    assert codes(report) == []
+    # No stretch: a pair of one and the same picture comes back.
+    same, _ = fuse(grey, replace(grey, name="copy"))
+    assert np.abs(same.voxels.astype(int) - grey.voxels).max() <= 6
+
+
+def test_a_coloured_picture_keeps_its_chroma():
+    rgb, _ = pictures()
+    own = replace(rgb, voxels=np.rint(colour.luminance(rgb.voxels)).astype(np.uint8), name="own luminance")
+    fused, _ = fuse(rgb, own)
+    assert fused.voxels.shape == rgb.voxels.shape
+    # With its own luminance as partner the picture comes back, all channels moved alike if at all.
+    change = fused.voxels.astype(int) - rgb.voxels
+    assert np.abs(change).max() <= 6
+    assert np.ptp(change, axis=-1).max() <= 1
+
+
+def test_every_warning_has_its_sentence():
+    assert all(sentence.endswith(".") for sentence in WARNINGS.values())

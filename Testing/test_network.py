@@ -1,0 +1,192 @@
+"""The network: sizes, symmetry, faithfulness, steadiness; the published shape; loading of weights."""
+
+import hashlib
+import itertools
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from ASFEFusionLib import phantom
+from ASFEFusionLib.errors import FusionError
+from ASFEFusionLib.network import COMPACT, PAPER, ASFEFusion, NetworkConfig, load
+from ASFEFusionLib.network.decoder import ALLOWANCE
+from ASFEFusionLib.network.weights import find, save
+from ASFEFusionLib.network.windows import Windows, ramps, starts
+
+
+@pytest.fixture(scope="module")
+def net():
+    return load()
+
+
+@pytest.fixture(scope="module")
+def slices():
+    """One CT and one MR like slice of the phantom's grid, (1, 1, 256, 256) in [0, 1]."""
+    ct = phantom.head("CT", spacing=(0.9, 0.9, 20.0)).voxels[4].astype(np.float32)
+    other = phantom.head("CT", seed=3, spacing=(0.9, 0.9, 20.0)).voxels[4].astype(np.float32)
+    a = np.clip((ct + 160) / 400, 0, 1)
+    b = np.clip(1 - np.abs(other - 30) / 60, 0, 1)  # soft tissue bright, bone and air black
+    return tuple(torch.from_numpy(x)[None, None] for x in (a, b))
+
+
+def random_pair(height, width, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    return torch.rand(2, 1, 1, height, width, generator=rng)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (1, 1), (17, 33), (130, 37), (300, 129)])
+def test_any_size(net, size):
+    a, b = random_pair(*size)
+    f = net(a, b)
+    assert f.shape == a.shape
+    assert torch.isfinite(f).all()
+
+
+def test_symmetric(net, slices):
+    a, b = slices
+    assert torch.allclose(net(a, b), net(b, a), atol=1e-5)
+
+
+def test_shows_nothing_that_neither_source_has(net):
+    a, b = random_pair(96, 96)
+    f = net(a, b)
+    assert (f <= torch.maximum(a, b) + ALLOWANCE + 1e-6).all()
+    assert (f >= torch.minimum(a, b) - ALLOWANCE - 1e-6).all()
+
+
+def test_black_stays_black(net, slices):
+    a, b = (x.clone() for x in slices)
+    nothing = (a == 0) & (b == 0)
+    assert nothing.float().mean() > 0.2
+    assert net(a, b)[nothing].abs().max() == 0
+
+
+def test_batch_is_its_slices(net):
+    a, b = torch.rand(2, 3, 1, 64, 80, generator=torch.Generator().manual_seed(2))
+    together = net(a, b)
+    for n in range(3):
+        assert torch.allclose(together[n : n + 1], net(a[n : n + 1], b[n : n + 1]), atol=1e-5)
+
+
+def test_framing_hardly_matters(net, slices):
+    """Padded with black from 256 to 512: the same picture inside."""
+    a, b = slices
+    padded = net(*(torch.nn.functional.pad(x, (128, 128, 128, 128)) for x in slices))[..., 128:-128, 128:-128]
+    levels = (padded - net(a, b)).abs() * 255
+    assert levels.quantile(0.99) <= 4
+    assert levels.max() <= 16
+
+
+def test_no_seam_from_padding_or_windows(net):
+    """Smooth slices that need padding and several windows: no row or column stands out by its steps."""
+    height, width = 250, 330
+    y, x = torch.meshgrid(torch.linspace(0, 3, height), torch.linspace(0, 4, width), indexing="ij")
+    a = (0.5 + 0.3 * torch.sin(x) * torch.cos(y))[None, None]
+    b = (0.5 + 0.3 * torch.cos(1.3 * x + y))[None, None]
+    f = net(a, b)[0, 0]
+    for picture in (f, f.T):
+        lines = picture.diff(dim=-1).abs().mean(0)  # mean step across each line
+        around = torch.stack([lines.roll(shift) for shift in (-4, -3, -2, 2, 3, 4)]).mean(0)
+        assert (lines / around)[5:-5].max() < 1.35
+
+
+def test_windows_cover_evenly_and_blend_to_one():
+    for length in (8, 32, 33, 40, 64, 150):
+        firsts = starts(length, 32, 8)
+        assert firsts[0] == 0
+        assert firsts[-1] + min(32, length) == length
+        assert all(b - a <= 24 for a, b in itertools.pairwise(firsts))
+        total = torch.zeros(length)
+        for first, weight in zip(firsts, ramps(length, 32, firsts, total), strict=True):
+            total[first : first + len(weight)] += weight
+        assert torch.allclose(total, torch.ones(length), atol=1e-6)
+    x = torch.rand(2, 3, 50, 70)
+    windows = Windows(x, 32)
+    assert torch.allclose(windows.merge(windows.split(x)), x, atol=1e-6)
+
+
+def test_shapes_that_do_not_fit_are_refused(net):
+    with pytest.raises(ValueError, match="one shape"):
+        net(torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 16, 18))
+
+
+def test_paper_config_fits_the_same_modules():
+    """Every parameter of the published network that it uses; what its blocks hold and never use is 592 k a source."""
+    with torch.device("meta"):
+        net = ASFEFusion(PAPER)
+    unused = 8 * (256 * 256 + 256 + 2 * 256 + 256 * 1024 + 1024 + 1024 * 256 + 256)
+    assert sum(p.numel() for p in net.parameters()) + unused == 175_717_545
+
+
+def test_config_round_trip():
+    assert NetworkConfig.from_dict(COMPACT.to_dict()) == COMPACT
+
+
+def test_load_says_what_it_loaded(net):
+    assert not net.training
+    assert net.weights_name == "compact"
+    assert net.weights_hash == hashlib.sha256(find().read_bytes()).hexdigest()
+    assert "training" in net.about
+
+
+def test_saved_and_loaded_again_is_the_same(net, tmp_path):
+    save(tmp_path / "w.pt", net, {"training": "none"})
+    a, b = random_pair(32, 32)
+    assert torch.equal(load(tmp_path / "w.pt")(a, b), load(str(tmp_path / "w.pt"))(a, b))
+    assert torch.allclose(load(tmp_path / "w.pt")(a, b), net(a, b))
+
+
+def refused(path):
+    with pytest.raises(FusionError) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+    return caught.value.code
+
+
+def test_bad_weights_files(net, tmp_path):
+    assert refused(tmp_path / "none.pt") == "weights_missing"
+    (tmp_path / "text.pt").write_text("not weights")
+    assert refused(tmp_path / "text.pt") == "weights_damaged"
+    whole = find().read_bytes()
+    (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
+    assert refused(tmp_path / "cut.pt") == "weights_damaged"
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
+    assert refused(tmp_path / "other.pt") == "weights_other"
+    content = torch.load(find(), weights_only=True)
+    content["state"]["decoder.blocks.0.conv1.weight"][0, 0, 0, 0] += 1
+    torch.save(content, tmp_path / "changed.pt")
+    assert refused(tmp_path / "changed.pt") == "weights_damaged"
+    content["state"].pop("decoder.blocks.0.conv1.weight")
+    torch.save(content, tmp_path / "part.pt")
+    assert refused(tmp_path / "part.pt") == "weights_other"
+
+
+class Harm:
+    """Would write a file if it were unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_loading_runs_no_code(tmp_path):
+    mark = tmp_path / "ran"
+    (tmp_path / "harm.pt").write_bytes(pickle.dumps(Harm(mark)))
+    assert refused(tmp_path / "harm.pt") == "weights_damaged"
+    torch.save({"format": Harm(mark)}, tmp_path / "harm2.pt")
+    assert refused(tmp_path / "harm2.pt") == "weights_damaged"
+    assert not mark.exists()
+
+
+def test_the_package_comes_without_torch():
+    code = (
+        "import sys, ASFEFusionLib.fusion, ASFEFusionLib.settings, ASFEFusionLib.files, ASFEFusionLib.preview;"
+        "sys.exit('torch' in sys.modules or 'SimpleITK' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

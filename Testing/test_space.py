@@ -1,0 +1,107 @@
+"""The common grid, resampling and coverage, on lattices of every kind."""
+
+import numpy as np
+import pytest
+
+from ASFEFusionLib import space
+from ASFEFusionLib.errors import Cancelled, FusionError
+from ASFEFusionLib.volume import Volume
+
+
+def lattice(seed, size, spacing, left_handed=False):
+    """A volume of random orientation whose value is a linear function of place, so that linear sampling is exact."""
+    rng = np.random.default_rng(seed)
+    q, _ = np.linalg.qr(rng.standard_normal((3, 3)))
+    if (np.linalg.det(q) < 0) != left_handed:
+        q[:, 0] *= -1
+    matrix = np.eye(4)
+    matrix[:3, :3] = q * spacing
+    # About the same centre, whatever the orientation.
+    matrix[:3, 3] = np.array([5.0, -8.0, 12.0]) - matrix[:3, :3] @ ((np.array(size) - 1) / 2)
+    return Volume(field(matrix, size), matrix)
+
+
+def field(matrix, size):
+    k, j, i = np.meshgrid(*(np.arange(n) for n in size[::-1]), indexing="ij")
+    points = np.stack([i, j, k, np.ones_like(i)], -1) @ matrix.T
+    return (points[..., :3] @ [2.0, -3.0, 1.5] + 100).astype(np.float32)
+
+
+@pytest.mark.parametrize("left_handed", [False, True])
+def test_resampling_is_right_in_space(left_handed):
+    first = lattice(1, (20, 18, 16), (2.0, 1.5, 3.0))
+    second = lattice(2, (60, 50, 60), (1.7, 1.9, 1.6), left_handed)
+    grid = space.grid_of(first)
+    values = space.resample(second, grid)
+    assert values.dtype == np.float32
+    inside = space.coverage(second, grid).slab(0, grid.size[2]) == 1
+    assert inside.mean() > 0.5
+    # The two grids' spacings are alike, so no smoothing: linear sampling of a linear field is exact.
+    assert np.abs(values - first.voxels)[inside].max() < 0.01
+
+
+def test_own_grid_gives_the_very_voxels():
+    volume = lattice(3, (7, 8, 9), (1.0, 2.0, 3.0))
+    assert np.array_equal(space.resample(volume, space.grid_of(volume)), volume.voxels)
+
+
+def test_finest_keeps_axes_and_field_of_view():
+    first, second = lattice(1, (10, 12, 6), (2.0, 2.0, 5.0)), lattice(1, (30, 30, 30), (1.0, 3.0, 1.5))
+    grid = space.choose_grid(first, second, "finest")
+    assert np.allclose(grid.spacing, (1.0, 2.0, 1.5), atol=0.05)
+    assert (grid.spacing <= (1.0 + 1e-9, 2.0 + 1e-9, 1.5 + 1e-9)).all()
+    for face in (-0.5, 0.5):
+        ends = [
+            (m @ np.append(np.where(face < 0, -0.5, np.array(s) - 0.5), 1))[:3]
+            for m, s in ((grid.matrix, grid.size), (first.ijk_to_physical, first.size_ijk))
+        ]
+        assert np.allclose(*ends, atol=1e-9)
+
+
+def test_a_grid_beyond_all_memory_is_refused():
+    first = Volume(np.zeros((100, 100, 100), np.int16), np.diag([100.0, 100.0, 100.0, 1.0]))
+    second = Volume(np.zeros((2, 2, 2), np.int16), np.diag([1.0, 1.0, 1.0, 1.0]))
+    with pytest.raises(FusionError) as caught:
+        space.choose_grid(first, second, "finest")
+    assert caught.value.code == "grid_too_large"
+
+
+def test_coverage_ends_at_the_outer_faces():
+    first = Volume(np.zeros((1, 1, 40), np.int16), np.eye(4))
+    second = Volume(np.zeros((1, 1, 20), np.int16), np.eye(4))
+    cover = space.coverage(second, space.grid_of(first))
+    weight = cover.slab(0, 1)[0, 0]
+    assert (weight[:15] == 1).all()  # nothing of the grid lies before the second: no ramp there
+    assert 0 < weight[19] < weight[17] < 1
+    assert (weight[20:] == 0).all()
+    assert space.coverage(first, space.grid_of(second)).full
+
+
+def test_overlap_is_the_common_part_of_the_smaller():
+    big = Volume(np.zeros((10, 10, 10), np.int16), np.eye(4))
+    shifted = np.eye(4)
+    shifted[0, 3] = 5.0
+    small = Volume(np.zeros((10, 10, 10), np.int16), shifted)
+    grid = space.grid_of(big)
+    covers = space.coverage(big, grid), space.coverage(small, grid)
+    assert space.overlap(big, small, covers) == pytest.approx(0.5)
+
+
+def test_no_aliasing_on_a_coarser_grid():
+    """Stripes finer than the coarse grid can show become grey, not other stripes."""
+    voxels = np.zeros((4, 64, 64), np.float32)
+    voxels[:, :, ::2] = 100
+    fine = Volume(voxels, np.eye(4))
+    coarse = space.Grid((13, 13, 4), np.diag([4.7, 4.7, 1.0, 1.0]))
+    middle = space.resample(fine, coarse)[:, 2:-2, 2:-2]
+    assert np.abs(middle - 50).max() < 5
+
+
+def test_cancel_stops_the_resampling():
+    first, second = lattice(1, (60, 60, 60), (1.0, 1.0, 1.0)), lattice(2, (60, 60, 60), (1.0, 1.0, 1.0))
+
+    def stop(_):
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        space.resample(second, space.grid_of(first), stop)
