@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import platform
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from .settings import FusionReport, FusionSettings, Notice
 from .volume import Volume
 
 Progress = Callable[[float, str], None]
+T = TypeVar("T")
 FUNCTIONAL = ("PET", "SPECT")
 # Scalar results: 0..1000 without units, so that nobody takes them for HU.
 SCALE = 1000
@@ -60,7 +63,7 @@ def fuse(
         ]
         paint = _paint(sources, settings, report)
     with run.stage("network", 0.04, 0.08, "Loading the weights"):
-        engine = Engine(settings.weights, settings.device)
+        engine = run.aside(lambda _: Engine(settings.weights, settings.device))
     report.device, report.weights_name, report.weights_sha256 = engine.device, engine.weights_name, engine.weights_hash
 
     with run.stage("space", 0.08, 0.1, "Comparing the two in space"):
@@ -81,7 +84,8 @@ def fuse(
     for n, source in enumerate(sources):
         start = 0.1 + 0.1 * n
         with run.stage("resample", start, start + 0.1, f"Resampling {source.name}"):
-            source.values, source.cover = space.resample(source.volume, grid, run.tick), covers[n]
+            source.values = run.aside(lambda tick, source=source: space.resample(source.volume, grid, tick))
+            source.cover = covers[n]
     with cpu_threads(settings.threads):
         voxels = _fuse_slices(run, engine, grid, sources, paint)
     report.seconds = {name: round(seconds, 4) for name, seconds in run.seconds.items()}
@@ -147,7 +151,8 @@ def _source(
     elif modality is None and window is None:
         report.warnings.append(Notice("modality_unknown", {"name": volume.name}))
     chosen = intensity.choose_window(volume, modality, window)
-    report.windows[place] = {"low": chosen.low, "high": chosen.high, "source": chosen.source, "units": volume.units}
+    units = volume.units or ("HU" if modality == "CT" else None)
+    report.windows[place] = {"low": chosen.low, "high": chosen.high, "source": chosen.source, "units": units}
     report.modalities[place] = modality
     return _Source(volume, modality, chosen, volume.name, chroma, eight_bit)
 
@@ -258,6 +263,38 @@ class _Run:
         self.part = part
         if self.progress is not None and time.monotonic() - self.said >= INTERVAL:
             self.last(self.span[0] + (self.span[1] - self.span[0]) * part, self.message)
+
+    def aside(self, work: Callable[[space.Tick], T]) -> T:
+        """Result of `work(tick)`, done in a thread, so that progress and cancel go on while one call takes long.
+
+        The caller's functions are called from the caller's own thread alone; `tick` only notes how far the work is, and
+        raises Cancelled once the caller has cancelled.
+        """
+        stop, done, outcome = threading.Event(), threading.Event(), {}
+        part = [0.0]
+
+        def tick(value: float) -> None:
+            part[0] = value
+            if stop.is_set():
+                raise Cancelled
+
+        def target() -> None:
+            try:
+                outcome["value"] = work(tick)
+            except BaseException as error:
+                outcome["error"] = error
+            done.set()
+
+        threading.Thread(target=target, daemon=True).start()
+        try:
+            while not done.wait(INTERVAL):
+                self.tick(part[0])
+        except BaseException:
+            stop.set()
+            raise
+        if "error" in outcome:
+            raise outcome["error"]
+        return outcome["value"]
 
     def beat(self) -> None:
         """A sign of life within the stage."""

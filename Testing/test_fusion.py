@@ -1,12 +1,13 @@
 """fuse(): geometry, values, what is reported, and bad input; on the phantom, whose truth is known."""
 
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from ASFEFusionLib import colour, engine, phantom
+from ASFEFusionLib import colour, engine, phantom, space
 from ASFEFusionLib.errors import WARNINGS, Cancelled, FusionError
 from ASFEFusionLib.fusion import fuse
 from ASFEFusionLib.settings import FusionSettings
@@ -292,3 +293,31 @@ def test_a_coloured_picture_keeps_its_chroma():
 
 def test_every_warning_has_its_sentence():
     assert all(sentence.endswith(".") for sentence in WARNINGS.values())
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+def test_signs_go_on_while_one_call_takes_long(heads, monkeypatch, cancel):
+    original, moments, threads = space.resample, [], set()
+
+    def slow(volume, grid, tick):
+        for n in range(15):
+            time.sleep(0.1)
+            tick(n / 15)
+        return original(volume, grid, tick)
+
+    def progress(_, message):
+        threads.add(threading.current_thread())
+        if "Resampling" in message:
+            moments.append(time.monotonic())
+
+    monkeypatch.setattr(space, "resample", slow)
+    if cancel:
+        began = time.monotonic()
+        with pytest.raises(Cancelled):
+            fuse(heads["CT"], heads["MR"], progress=progress, cancelled=lambda: len(moments) > 2)
+        assert time.monotonic() - began < 1.4
+    else:
+        fuse(heads["CT"], heads["MR"], progress=progress)
+        assert len(moments) > 10
+        assert np.diff(moments).max() < 0.9
+    assert threads == {threading.current_thread()}

@@ -37,17 +37,22 @@ def run(options: argparse.Namespace) -> None:
     check_output(options.output, inputs)
     check_plain_output(options.report, inputs, (".json",))
     check_plain_output(options.preview, inputs, (".png",))
-    first, second = read(options.first), read(options.second)
-    placed = {"first": first, "second": second}.get(options.grid)
-    check_output(options.output, inputs, like=placed)
     with progress_bar("Fusing") as progress:
-        fused, report = fuse(first, second, settings, progress)
-    with together(options.output, options.report, options.preview) as (output, report_part, preview_part):
-        write(fused, output)
-        if report_part:
-            report_part.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
-        if preview_part:
-            write_preview(preview_part, first, second, fused, report)
+        progress(0.0, f"Reading {options.first.name}")
+        first = read(options.first)
+        progress(0.05, f"Reading {options.second.name}")
+        second = read(options.second)
+        placed = {"first": first, "second": second}.get(options.grid)
+        check_output(options.output, inputs, like=placed)
+        fused, report = fuse(first, second, settings, lambda done, message: progress(0.1 + 0.8 * done, message))
+        with together(options.output, options.report, options.preview) as (output, report_part, preview_part):
+            progress(0.9, f"Writing {options.output.name}")
+            write(fused, output)
+            if report_part:
+                report_part.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+            if preview_part:
+                write_preview(preview_part, first, second, fused, report)
+        progress(1.0, "Done")
     say_warnings(report.warnings)
     seconds = sum(report.seconds.values())
     size = " x ".join(map(str, fused.size_ijk))
