@@ -7,14 +7,15 @@ import signal
 import sys
 
 from . import __version__
-from .commands import demo, fuse, fuse_folder, info, train
 from .errors import Cancelled, FusionError
-
-COMMANDS = {"fuse": fuse, "fuse-folder": fuse_folder, "train": train, "info": info, "demo": demo}
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
+    # Here and not above: they import numpy, and Ctrl-C during that must end as quietly as at any other time.
+    from .commands import demo, fuse, fuse_folder, info, train
+
+    known = {"fuse": fuse, "fuse-folder": fuse_folder, "train": train, "info": info, "demo": demo}
     main_parser = argparse.ArgumentParser(
         prog="python -m ASFEFusionLib",
         description="ASFE-Fusion of two medical volumes. Results are derived images: not for quantitation, not "
@@ -22,24 +23,27 @@ def parser() -> argparse.ArgumentParser:
     )
     main_parser.add_argument("--version", action="version", version=__version__)
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
+    for name, command in known.items():
         summary = command.__doc__.strip().splitlines()[0]
         sub = commands.add_parser(name, help=summary, description=command.__doc__)
         command.add_arguments(sub)
+        sub.set_defaults(run=command.run)
     return main_parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command. 0: done and complete; 1: the user can mend it, one sentence on stderr; 130: interrupted."""
-    options = parser().parse_args(arguments)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        COMMANDS[options.command].run(options)
+        from .commands.terminal import join_negative
+
+        options = parser().parse_args(join_negative(sys.argv[1:] if arguments is None else arguments))
+        options.run(options)
     except FusionError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, Cancelled):
-        print("Interrupted: nothing was written.", file=sys.stderr)
+        print("Interrupted: no output was left half-written.", file=sys.stderr)
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)

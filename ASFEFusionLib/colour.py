@@ -1,4 +1,4 @@
-"""Colour of the functional volume: its map's chroma on the fused luminance (Y, Cb, Cr of ITU-R BT.601)."""
+"""Colour of the functional volume: its map's luminance is fused, its chroma put back (Y, Cb, Cr of ITU-R BT.601)."""
 
 from __future__ import annotations
 
@@ -19,26 +19,38 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 CR_TO_R, CB_TO_B = 1.402, 1.772
 
 
-def check_colour(colour: object) -> None:
-    """Raises FusionError "colour_unknown" unless `colour` is None, a name of `MAPS` or an (n, 3) table in [0, 1]."""
+def check_colour(colour: object) -> str | list[list[float]] | None:
+    """A colour setting as plain values: None, a name of `MAPS`, or an (n, 3) table in [0, 1] as lists.
+
+    Raises FusionError "colour_unknown".
+    """
     if colour is None or (isinstance(colour, str) and colour in MAPS):
-        return
+        return colour
     if not isinstance(colour, str):
         try:
             table = np.asarray(colour, np.float32)
         except (TypeError, ValueError):
             table = np.zeros(0)
         if table.ndim == 2 and table.shape[1] == 3 and len(table) > 1 and table.min() >= 0 and table.max() <= 1:
-            return
+            return table.tolist()
     raise FusionError("colour_unknown", value=colour if isinstance(colour, str) else "table", choices=", ".join(MAPS))
 
 
-def chroma_table(colour: object, entries: int = 1024) -> np.ndarray:
-    """(entries, 2) float32: Cb and Cr of the map from value 0 to 1."""
+def map_table(colour: object, entries: int = 1024) -> np.ndarray:
+    """(entries, 3) float32: Y, Cb and Cr of the map from value 0 to 1."""
     points = np.asarray(MAPS[colour] if isinstance(colour, str) else colour, np.float32)
     at, known = np.linspace(0, 1, entries), np.linspace(0, 1, len(points))
     rgb = np.stack([np.interp(at, known, points[:, c]) for c in range(3)], 1).astype(np.float32)
-    return chroma(rgb)
+    return np.concatenate([luminance(rgb)[:, None], chroma(rgb)], 1)
+
+
+def map_luminance(values: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Y of the map at values in [0, 1], float32: what enters the fusion for a coloured volume, as published."""
+    return table[_entries(values, table), 0]
+
+
+def _entries(values: np.ndarray, table: np.ndarray) -> np.ndarray:
+    return np.rint(values * (len(table) - 1)).astype(np.intp)
 
 
 def luminance(rgb: np.ndarray) -> np.ndarray:
@@ -66,13 +78,12 @@ def put_back(y: np.ndarray, cb_cr: np.ndarray) -> np.ndarray:
 
 
 def colourise(y: np.ndarray, functional: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Fused luminance `y` with the chroma that the functional value has in the table; both in [0, 1].
+    """Fused luminance `y` with the chroma that the functional value has in the `map_table`; both in [0, 1].
 
     Where a full chroma would leave [0, 1], it is paled and not clipped: hue and the fused luminance stay. -> (..., 3)
     uint8.
     """
-    index = np.rint(functional * (len(table) - 1)).astype(np.intp)
-    offsets = _offsets(table)[index]
+    offsets = _offsets(table[:, 1:])[_entries(functional, table)]
     y = y[..., None]
     # The greatest part s of the chroma with 0 <= y + s * offset <= 1 in all three.
     room = np.where(offsets > 0, 1 - y, y)

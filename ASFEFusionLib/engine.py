@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -81,13 +82,15 @@ def _load(path: str, stamp: int, device: str) -> torch.nn.Module:
 
 @contextmanager
 def _heartbeat(net: torch.nn.Module, tick: Callable[[], None]) -> Iterator[None]:
-    """Calls `tick` after each part of the network: a large slice alone takes longer than a user waits for a sign."""
+    """Calls `tick` after each layer of the network: a large slice alone takes longer than a user waits for a sign."""
+    owner = threading.get_ident()  # the network is shared: another thread's slices are not this one's sign
 
     def after(*_: object) -> None:
-        tick()
+        if threading.get_ident() == owner:
+            tick()
 
-    parts = [*net.encoder.blocks, *net.fusion, *net.decoder.blocks]
-    handles = [part.register_forward_hook(after) for part in parts]
+    layers = [module for module in net.modules() if not any(module.children())]
+    handles = [layer.register_forward_hook(after) for layer in layers]
     try:
         yield
     finally:

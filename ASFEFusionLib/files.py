@@ -89,8 +89,7 @@ def write(volume: Volume, path: str | os.PathLike) -> None:
     ext = extension(path)
     check_voxels(volume, path)
     if ext in WRITABLE_PICTURES:
-        if not volume.rgb and volume.voxels.dtype.name not in WRITABLE_PICTURES[ext]:
-            raise FusionError("output_type", path=path, type=volume.voxels.dtype.name)
+        _check_picture_type(volume, path, ext)
         image = sitk.GetImageFromArray(native(volume.voxels[0]), isVector=volume.rgb)
     else:
         image = to_sitk(volume)
@@ -121,7 +120,7 @@ def check_output(path: str | os.PathLike, inputs: Iterable[str | os.PathLike] = 
     the result, where known already, so that a format that cannot hold that grid is refused too.
 
     FusionError: "output_extension", "output_two_files", "output_folder_missing", "output_not_writable",
-    "output_is_folder", "output_is_input", and with `like` "output_picture_slices", "geometry_sheared",
+    "output_is_folder", "output_is_input", and with `like` "output_picture_slices", "output_type", "geometry_sheared",
     "geometry_unusable".
     """
     path = Path(path)
@@ -143,7 +142,13 @@ def check_output(path: str | os.PathLike, inputs: Iterable[str | os.PathLike] = 
     if like is not None:
         if ext in WRITABLE_PICTURES and like.voxels.shape[0] != 1:
             raise FusionError("output_picture_slices", path=path, slices=like.voxels.shape[0])
+        _check_picture_type(like, path, ext)
         check_geometry(like.ijk_to_physical, path)
+
+
+def _check_picture_type(volume: Volume, path: Path, ext: str) -> None:
+    if not volume.rgb and volume.voxels.dtype.name not in WRITABLE_PICTURES.get(ext, [volume.voxels.dtype.name]):
+        raise FusionError("output_type", path=path, type=volume.voxels.dtype.name)
 
 
 def _read_file(path: Path) -> Volume:

@@ -16,10 +16,11 @@ from . import __version__, colour, intensity, space
 from .engine import Engine, cpu_threads
 from .errors import Cancelled, FusionError
 from .settings import FusionReport, FusionSettings, Notice
-from .volume import Volume
+from .volume import Volume, check_geometry, check_voxels
 
 Progress = Callable[[float, str], None]
 T = TypeVar("T")
+PLACES = ("first", "second")
 FUNCTIONAL = ("PET", "SPECT")
 # Scalar results: 0..1000 without units, so that nobody takes them for HU.
 SCALE = 1000
@@ -41,26 +42,18 @@ def fuse(
     `first`, `second`: scalar volumes (any spacing, orientation and field of view; LPS, mm), or two 2-D pictures, grey
     or RGB of 8 bits. They stay as they are. `settings`: see `FusionSettings`.
     The result is int16 from 0 to 1000 without units (derived: not for quantitation); uint8 RGB with a colour map;
-    uint8 for two 8-bit pictures, in the first one's own colour if it has one.
+    uint8 for two pictures of 8 or 16 bits, in the first one's own colour if it has one.
     `progress(fraction, message)` is called at least once a second; `cancelled()` is asked as often, within a batch too.
+    Both are called from the caller's own thread.
 
     Raises FusionError (bad input, no overlap, weights, device, memory) and Cancelled.
     """
-    settings = settings or FusionSettings()
+    settings = replace(settings) if settings else FusionSettings()  # checked once more: fields may have been set since
     run = _Run(progress, cancelled)
     report = FusionReport(versions=versions())
-    pair = _check_pair(first, second)
+    pair = _check_pair(first, second, settings)
     with run.stage("windows", 0.0, 0.04, "Reading the values"):
-        sources = [
-            _source(volume, modality, window, report, name)
-            for volume, modality, window, name in zip(
-                pair,
-                (settings.modality_first, settings.modality_second),
-                (settings.window_first, settings.window_second),
-                ("first", "second"),
-                strict=True,
-            )
-        ]
+        sources = [_source(volume, place, settings, report) for volume, place in zip(pair, PLACES, strict=True)]
         paint = _paint(sources, settings, report)
     with run.stage("network", 0.04, 0.08, "Loading the weights"):
         engine = run.aside(lambda _: Engine(settings.weights, settings.device))
@@ -69,7 +62,7 @@ def fuse(
     with run.stage("space", 0.08, 0.1, "Comparing the two in space"):
         grid = space.choose_grid(sources[0].volume, sources[1].volume, settings.grid)
         covers = tuple(space.coverage(s.volume, grid) for s in sources)
-        report.overlap = space.overlap(sources[0].volume, sources[1].volume, covers)
+        report.overlap = space.overlap(sources[0].volume, sources[1].volume, covers, run.tick)
         report.grid = {
             "name": settings.grid,
             "size": list(grid.size),
@@ -87,12 +80,29 @@ def fuse(
             source.values = run.aside(lambda tick, source=source: space.resample(source.volume, grid, tick))
             source.cover = covers[n]
     with cpu_threads(settings.threads):
-        voxels = _fuse_slices(run, engine, grid, sources, paint)
+        voxels = _fuse_slices(run, engine, sources, paint, result_type(first, second))
     report.seconds = {name: round(seconds, 4) for name, seconds in run.seconds.items()}
     name = f"{sources[0].name} + {sources[1].name} fused, not for quantitation"
     result = Volume(voxels, grid.matrix.copy(), name=name, two_d=first.two_d, note=FILE_NOTE)
     run.last(1.0, "Done")
     return result, report
+
+
+def result_type(first: Volume, second: Volume) -> type:
+    """Voxel type of a grey result: uint8 for two pictures of whole numbers, else int16."""
+    pictures = first.two_d and all(v.voxels.dtype in (np.uint8, np.uint16) for v in (first, second))
+    return np.uint8 if pictures else np.int16
+
+
+def result_like(first: Volume, second: Volume, settings: FusionSettings) -> Volume:
+    """A volume of the size, place and voxel type that the fused one will have, without memory of its own.
+
+    For checks before the work. Raises FusionError "grid_too_large".
+    """
+    grid = space.choose_grid(first, second, settings.grid)
+    in_colour = first.rgb or settings.colour is not None
+    kind, shape = (np.uint8, (*grid.shape, 3)) if in_colour else (result_type(first, second), grid.shape)
+    return Volume(np.broadcast_to(np.zeros((), kind), shape), grid.matrix, two_d=first.two_d)
 
 
 @dataclass
@@ -114,43 +124,50 @@ class _Source:
 
 @dataclass
 class _Paint:
-    """The colour map's chroma, and which source (0, 1) has it."""
+    """The colour map's Y, Cb and Cr, and which source (0, 1) has it."""
 
     functional: int
     table: np.ndarray
 
 
-def _check_pair(first: Volume, second: Volume) -> list[Volume]:
-    """Raises FusionError unless the two can be compared at all."""
-    names = {"first": first.name or "The first volume", "second": second.name or "the second volume"}
+def _check_pair(first: Volume, second: Volume, settings: FusionSettings) -> list[Volume]:
+    """Both volumes with a name. Raises FusionError unless they can be compared at all."""
+    first = replace(first, name=first.name or "The first volume")
+    second = replace(second, name=second.name or "The second volume")
+    names = {"first": first.name, "second": second.name}
+    for volume in (first, second):
+        check_voxels(volume, volume.name)
+        check_geometry(volume.ijk_to_physical, volume.name)
+        if volume.rgb and not volume.two_d:
+            raise FusionError("volume_colour", name=volume.name)
     if first.two_d != second.two_d:
         raise FusionError("dimensions_differ", **names)
-    placeless = any(np.array_equal(v.ijk_to_physical, np.eye(4)) for v in (first, second))
-    if first.two_d and placeless and first.size_ijk != second.size_ijk:
-        sizes = {f"size_{n}": " x ".join(map(str, v.size_ijk[:2])) for n, v in (("first", first), ("second", second))}
-        raise FusionError("sizes_differ", **names, **sizes)
-    for name, volume in zip(names.values(), (first, second), strict=True):
-        if volume.rgb and not volume.two_d:
-            raise FusionError("volume_colour", name=name)
-    return [replace(v, name=v.name or n) for v, n in ((first, "The first volume"), (second, "The second volume"))]
+    if first.two_d and any(np.array_equal(v.ijk_to_physical, np.eye(4)) for v in (first, second)):
+        # A picture has no place of its own: it lies on the other, pixel by pixel.
+        if first.size_ijk != second.size_ijk:
+            sizes = (" x ".join(map(str, v.size_ijk[:2])) for v in (first, second))
+            raise FusionError("sizes_differ", **names, **dict(zip(("size_first", "size_second"), sizes, strict=True)))
+        second = replace(second, ijk_to_physical=first.ijk_to_physical)
+    if first.rgb and settings.grid != "first":
+        raise FusionError("picture_grid", name=first.name)
+    return [first, second]
 
 
-def _source(
-    volume: Volume, modality: str | None, window: str | tuple | None, report: FusionReport, place: str
-) -> _Source:
-    modality = modality or intensity.guess_modality(volume)
-    eight_bit, chroma = volume.two_d and volume.voxels.dtype == np.uint8, None
+def _source(volume: Volume, place: str, settings: FusionSettings, report: FusionReport) -> _Source:
+    """The volume at `place` ("first", "second") made ready; its window goes into the report."""
+    modality = getattr(settings, f"modality_{place}") or intensity.guess_modality(volume)
+    window = getattr(settings, f"window_{place}")
+    eight_bit, chroma = intensity.eight_bit(volume), None
     if volume.rgb:
         chroma = colour.chroma(volume.voxels[0] / np.float32(255))
         volume = replace(volume, voxels=colour.luminance(volume.voxels))
     volume = _finite(volume, report)
-    if volume.voxels.min() == volume.voxels.max():
+    if volume.voxels.min() == volume.voxels.max() and not (eight_bit and settings.allow_blank):
         raise FusionError("volume_constant", name=volume.name)
-    if eight_bit and window is None:
-        window = (0.0, 255.0)
-    elif modality is None and window is None:
+    if modality is None and window is None and not eight_bit:
         report.warnings.append(Notice("modality_unknown", {"name": volume.name}))
-    chosen = intensity.choose_window(volume, modality, window)
+    as_it_is = eight_bit and window is None
+    chosen = intensity.EIGHT_BIT if as_it_is else intensity.choose_window(volume, modality, window)
     units = volume.units or ("HU" if modality == "CT" else None)
     report.windows[place] = {"low": chosen.low, "high": chosen.high, "source": chosen.source, "units": units}
     report.modalities[place] = modality
@@ -161,6 +178,9 @@ def _finite(volume: Volume, report: FusionReport) -> Volume:
     """The volume with its NaN and infinite voxels at its least value, in a copy. Raises FusionError "volume_nan"."""
     if volume.voxels.dtype.kind != "f":
         return volume
+    if volume.voxels.dtype.itemsize > 4:  # what float32 cannot hold becomes infinite, and so is found below
+        with np.errstate(over="ignore"):
+            volume = replace(volume, voxels=volume.voxels.astype(np.float32))
     bad = ~np.isfinite(volume.voxels)
     count = int(bad.sum())
     if not count:
@@ -179,25 +199,25 @@ def _paint(sources: list[_Source], settings: FusionSettings, report: FusionRepor
         return None
     known = [source.modality in FUNCTIONAL for source in sources]
     if settings.functional is not None:
-        index = ("first", "second").index(settings.functional)
+        index = PLACES.index(settings.functional)
     else:
         index = 0 if known == [True, False] else 1
         if known[0] == known[1]:
             report.warnings.append(Notice("functional_guess"))
-    name = settings.colour if isinstance(settings.colour, str) else "table"
-    report.colour = {"map": name, "volume": ("first", "second")[index]}
-    return _Paint(index, colour.chroma_table(settings.colour))
+    report.colour = {"map": settings.colour, "volume": PLACES[index]}
+    return _Paint(index, colour.map_table(settings.colour))
 
 
 def _fuse_slices(
-    run: _Run, engine: Engine, grid: space.Grid, sources: list[_Source], paint: _Paint | None
+    run: _Run, engine: Engine, sources: list[_Source], paint: _Paint | None, scalar_type: type
 ) -> np.ndarray:
     """The resampled values, batch by batch, through windows, network and colour into the result's voxels."""
-    picture = all(source.eight_bit for source in sources)
+    grid = sources[0].cover.grid
+    count, height, width = grid.shape
     in_colour = paint is not None or sources[0].chroma is not None
     shape = (*grid.shape, 3) if in_colour else grid.shape
-    voxels = np.zeros(shape, np.uint8 if in_colour or picture else np.int16)
-    count, height, width = grid.shape
+    voxels = np.zeros(shape, np.uint8 if in_colour else scalar_type)
+    scale = 255 if scalar_type == np.uint8 else SCALE
     batch = engine.batch(height, width)
     for start in range(0, count, batch):
         stop = min(count, start + batch)
@@ -205,7 +225,10 @@ def _fuse_slices(
         with run.stage("fuse", 0.3 + 0.7 * start / count, 0.3 + 0.7 * stop / count, message):
             slabs = [source.window.apply(source.values[start:stop]) for source in sources]
             weights = [source.cover.slab(start, stop) for source in sources]
-            uptake = slabs[paint.functional] * weights[paint.functional] if paint else None
+            if paint:
+                n = paint.functional
+                uptake = slabs[n] * weights[n]
+                slabs[n] = colour.map_luminance(slabs[n], paint.table)
             fused = _fuse_covered(engine, slabs, weights, run.beat)
         with run.stage("colour", 0.3 + 0.7 * stop / count, 0.3 + 0.7 * stop / count, message):
             if paint:
@@ -213,7 +236,7 @@ def _fuse_slices(
             elif in_colour:
                 voxels[start:stop] = np.rint(colour.put_back(fused, sources[0].chroma[None]) * 255)
             else:
-                voxels[start:stop] = np.rint(fused * (255 if picture else SCALE))
+                voxels[start:stop] = np.rint(fused * scale)
     return voxels
 
 
@@ -260,7 +283,7 @@ class _Run:
         """Part of the stage that is done (0 to 1). Raises Cancelled."""
         if self.cancelled is not None and self.cancelled():
             raise Cancelled
-        self.part = part
+        self.part = part = max(self.part, part)
         if self.progress is not None and time.monotonic() - self.said >= INTERVAL:
             self.last(self.span[0] + (self.span[1] - self.span[0]) * part, self.message)
 
@@ -285,13 +308,15 @@ class _Run:
                 outcome["error"] = error
             done.set()
 
-        threading.Thread(target=target, daemon=True).start()
+        thread = threading.Thread(target=target, daemon=True)
+        thread.start()
         try:
             while not done.wait(INTERVAL):
                 self.tick(part[0])
-        except BaseException:
+        finally:
+            # Never left running: it would hold its memory, and Python could not end while it is in ITK.
             stop.set()
-            raise
+            thread.join()
         if "error" in outcome:
             raise outcome["error"]
         return outcome["value"]

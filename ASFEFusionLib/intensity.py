@@ -41,15 +41,23 @@ class Window:
         return np.clip(values, 0, 1, out=values)
 
 
+EIGHT_BIT = Window(0.0, 255.0, "8-bit picture: as it is")
+
+
+def eight_bit(volume: Volume) -> bool:
+    """True for a picture of 8 bits: it has been windowed once and is taken as it is."""
+    return volume.two_d and volume.voxels.dtype == np.uint8
+
+
 def check_window(setting: object) -> str | tuple[float, float] | None:
     """A window setting as `FusionSettings` keeps it. Raises FusionError "window_unknown" or "window_empty"."""
     if setting is None:
         return None
-    if isinstance(setting, str):
-        if setting not in PRESETS:
-            raise FusionError("window_unknown", value=setting, choices=", ".join(PRESETS))
+    if isinstance(setting, str) and setting in PRESETS:
         return setting
     try:
+        if not isinstance(setting, list | tuple | np.ndarray):
+            raise TypeError("neither a preset nor two values")
         low, high = (float(v) for v in setting)
     except (TypeError, ValueError) as error:
         raise FusionError("window_unknown", value=setting, choices=", ".join(PRESETS)) from error
@@ -68,10 +76,10 @@ def guess_modality(volume: Volume) -> str | None:
 
 
 def sample(voxels: np.ndarray) -> np.ndarray:
-    """Finite values of at most `SAMPLE` voxels, evenly spread, as float32."""
+    """Finite values of at most `SAMPLE` voxels, evenly spread, as float64, in which no sum of them overflows."""
     # An odd step does not fall in with the row length as a power of two would.
-    step = max(1, voxels.size // SAMPLE) | 1
-    values = voxels.ravel()[::step].astype(np.float32)
+    step = -(-voxels.size // SAMPLE) | 1
+    values = voxels.ravel()[::step].astype(np.float64)
     return values[np.isfinite(values)]
 
 
@@ -79,11 +87,9 @@ def automatic_window(volume: Volume, modality: str | None) -> Window:
     """The window for a modality.
 
     CT: soft tissue (-160 to 240 HU). PET, SPECT: 0 to the 99.5th percentile of the uptake above 5 % of the greatest.
-    MR and all else: from the 0.5th percentile of all values to the 99.5th of those above the mean (the body). 8-bit
-    pictures: 0 to 255, since they have been windowed once.
+    MR and all else: from the 0.5th percentile of all values to the 99.5th of those above the mean (the body).
+    `volume` must be finite and not constant.
     """
-    if volume.two_d and volume.voxels.dtype == np.uint8:
-        return Window(0.0, 255.0, "8-bit picture")
     if modality == "CT":
         return Window(*PRESETS[CT_AUTOMATIC][:2], f"automatic: {CT_AUTOMATIC}")
     values = sample(volume.voxels)
@@ -95,7 +101,8 @@ def automatic_window(volume: Volume, modality: str | None) -> Window:
         low, high = _percentile(values, 0.5), _percentile(body, 99.5)
         source = "automatic: 0.5 % of all to 99.5 % of the body"
     if not low < high:  # a few bright voxels in nothing
-        low, high, source = float(values.min()), float(values.max()), "automatic: least to greatest value"
+        low, high = float(volume.voxels.min()), float(volume.voxels.max())
+        source = "automatic: least to greatest value"
     return Window(low, high, source)
 
 

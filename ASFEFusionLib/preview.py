@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .intensity import Window
-from .space import Grid, grid_of, resample
+from .space import Grid, coverage, grid_of, resample
 from .volume import Volume
 
 GAP = 6  # pixels between the pictures
@@ -50,11 +50,11 @@ def _plane(grid: Grid, axis: int, at: np.ndarray) -> Grid:
 
 def _picture(volume: Volume, window: Window, plane: Grid, axis: int) -> np.ndarray:
     """(rows, columns, 3) uint8: head up, and the patient's left at the right, as radiologists look."""
-    if volume.rgb:
-        channels = [Volume(volume.voxels[..., c], volume.ijk_to_physical) for c in range(3)]
-        values = np.stack([resample(channel, plane) for channel in channels], -1) / 255
-    else:
-        values = np.repeat(window.apply(resample(volume, plane))[..., None], 3, -1)
+    channels = [volume.voxels[..., c] for c in range(3)] if volume.rgb else [volume.voxels]
+    shown = [resample(Volume(channel, volume.ijk_to_physical), plane) for channel in channels]
+    shown = [np.nan_to_num(window.apply(channel), copy=False) for channel in shown]
+    values = np.stack(shown * (3 // len(shown)), -1)
+    values[coverage(volume, plane).slab(0, plane.size[2]) == 0] = 0
     pixels = (np.clip(values, 0, 1) * 255).round().astype(np.uint8).squeeze(2 - axis)
     return pixels if axis == 2 else pixels[::-1]
 
@@ -62,7 +62,7 @@ def _picture(volume: Volume, window: Window, plane: Grid, axis: int) -> np.ndarr
 def preview(
     columns: list[tuple[str, Volume, Window]], grid: Volume | None = None, at: np.ndarray | None = None
 ) -> np.ndarray:
-    """(rows, columns, 3) uint8 RGB: one column a (caption, volume, window), one row a plane.
+    """(rows, columns, 3) uint8 RGB: one column a (caption, volume, window), one row a plane; of RGB 0 to 255 is shown.
 
     `grid`: the volume whose lattice and field of view are shown (default: the last column's). `at`: the point (LPS, mm)
     through which the planes go; default: the middle of what is bright in the last column. 2-D pictures: one row.

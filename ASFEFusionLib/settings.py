@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from numbers import Integral
 from typing import Any
 
 from .colour import check_colour
@@ -30,6 +31,7 @@ class FusionSettings:
     `device`: "auto" takes CUDA, then Apple's MPS, then the CPU.
     `weights`: name of shipped weights or path of a file; None: the default.
     `threads`: CPU threads for torch; None: as torch has them.
+    `allow_blank`: 8-bit pictures of one value are fused too (the empty slices of a stack) and not refused.
     """
 
     grid: str = "first"
@@ -42,6 +44,7 @@ class FusionSettings:
     device: str = "auto"
     weights: str | None = None
     threads: int | None = None
+    allow_blank: bool = False
 
     def __post_init__(self) -> None:
         _choice("grid", self.grid, GRIDS)
@@ -51,13 +54,14 @@ class FusionSettings:
             _choice(name, getattr(self, name), (*MODALITIES, None))
         self.window_first = check_window(self.window_first)
         self.window_second = check_window(self.window_second)
-        check_colour(self.colour)
-        if self.threads is not None and not (isinstance(self.threads, int) and self.threads > 0):
-            raise FusionError("setting_unknown", name="threads", value=self.threads, choices="a whole number above 0")
+        self.colour = check_colour(self.colour)
+        self.weights = None if self.weights is None else str(self.weights)
+        if self.threads is not None and not (isinstance(self.threads, Integral) and int(self.threads) > 0):
+            raise FusionError("setting_not_positive", name="threads", value=self.threads)
 
 
 def _choice(name: str, value: object, choices: tuple) -> None:
-    if value not in choices:
+    if not (value is None or isinstance(value, str)) or value not in choices:
         names = ", ".join(str(c) for c in choices if c is not None)
         raise FusionError("setting_unknown", name=name, value=value, choices=names)
 
@@ -79,7 +83,7 @@ class FusionReport:
 
     `grid`: name, size (i, j, k), spacing (mm), ijk_to_physical (LPS, mm). `windows`: for "first" and "second" the low
     and high value (the volume's units) and where they come from. `overlap`: common volume in space over that of the
-    smaller of the two. `seconds`: by stage. `colour`: name of the map and which volume has it, or None.
+    smaller of the two. `seconds`: by stage. `colour`: the map (name or table) and which volume has it, or None.
     """
 
     grid: dict[str, Any] = field(default_factory=dict)
@@ -89,7 +93,7 @@ class FusionReport:
     device: str = ""
     weights_name: str = ""
     weights_sha256: str = ""
-    colour: dict[str, str] | None = None
+    colour: dict[str, Any] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[Notice] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -16,6 +17,8 @@ Tick = Callable[[float], None]
 FEATHER = 4.0
 # More voxels than this in the result are refused: its arrays would need over 20 GB.
 MOST_VOXELS = 1_500_000_000
+# Spacings that differ by less are taken as one: nothing is gained by resampling for the last decimals.
+ALIKE = 0.98
 # Spacing of the grid over that of the volume from which on the volume is smoothed first, lest it alias.
 COARSER = 1.2
 
@@ -66,7 +69,8 @@ def finest(first: Grid, second: Grid) -> Grid:
     # Along each of the first's axes: the spacing of that axis of the second that runs most nearly along it.
     theirs = second.spacing[np.abs(axes.T @ other).argmax(axis=1)]
     length = first.spacing * first.size
-    size = np.ceil(length / np.minimum(first.spacing, theirs) - 1e-3).astype(int)
+    finer = theirs < ALIKE * first.spacing
+    size = np.where(finer, np.ceil(length / theirs - 1e-3), first.size).astype(int)
     spacing = length / size
     matrix = first.matrix.copy()
     matrix[:3, :3] = axes * spacing
@@ -86,8 +90,9 @@ def same_grid(a: Grid, b: Grid) -> bool:
 
 
 def resample(volume: Volume, grid: Grid, tick: Tick = lambda _: None) -> np.ndarray:
-    """The volume's values at the grid's points, float32 (k, j, i), linear; outside the volume its least value.
+    """The volume's values at the grid's points, float32 (k, j, i), linear; outside the volume those of its faces.
 
+    Where the grid is coarser than the volume, the volume is smoothed first. What lies outside, `coverage` tells.
     Raises Cancelled if `tick` does, FusionError "geometry_sheared".
     """
     if same_grid(grid_of(volume), grid):
@@ -95,9 +100,9 @@ def resample(volume: Volume, grid: Grid, tick: Tick = lambda _: None) -> np.ndar
         return volume.voxels.astype(np.float32)
     import SimpleITK as sitk
 
+    volume = _crop(volume, grid)
     image = sitk.Cast(to_sitk(volume), sitk.sitkFloat32)
-    least = float(volume.voxels.min())
-    image = _smooth(image, volume, grid)
+    image = _smooth(image, volume, grid, tick)
     reference = to_sitk(Volume(np.zeros((1, 1, 1), np.uint8), grid.matrix, name="The chosen grid"))
     resampler = sitk.ResampleImageFilter()
     resampler.SetInterpolator(sitk.sitkLinear)
@@ -105,42 +110,77 @@ def resample(volume: Volume, grid: Grid, tick: Tick = lambda _: None) -> np.ndar
     resampler.SetOutputOrigin(reference.GetOrigin())
     resampler.SetOutputSpacing(reference.GetSpacing())
     resampler.SetOutputDirection(reference.GetDirection())
-    resampler.SetDefaultPixelValue(least)
+    # A point on the outer face, or a rounding beyond it, takes the face's value and not a default one.
+    resampler.SetUseNearestNeighborExtrapolator(True)
+    return sitk.GetArrayFromImage(_execute(resampler, image, tick))
+
+
+def _execute(image_filter: object, image: object, tick: Tick) -> object:
+    """Runs a SimpleITK filter with its progress told to `tick`, and stopped when that raises."""
+    import SimpleITK as sitk
+
     stopped: list[BaseException] = []
 
     def report() -> None:
         # An exception cannot pass through ITK's C++: keep it, stop the filter, raise it afterwards.
         try:
-            tick(resampler.GetProgress())
+            tick(image_filter.GetProgress())
         except BaseException as error:
             stopped.append(error)
-            resampler.Abort()
+            image_filter.Abort()
 
-    resampler.AddCommand(sitk.sitkProgressEvent, report)
+    image_filter.AddCommand(sitk.sitkProgressEvent, report)
     try:
-        values = sitk.GetArrayFromImage(resampler.Execute(image))
+        result = image_filter.Execute(image)
     except RuntimeError as error:
         raise (stopped[0] if stopped else error) from None
     if stopped:
         raise stopped[0]
-    return values
+    return result
 
 
-def _smooth(image: object, volume: Volume, grid: Grid) -> object:
+def _coarse_steps(volume: Volume, grid: Grid) -> np.ndarray:
+    """Along each of the volume's axes: the grid's spacing on that axis of the grid that runs most nearly along it."""
+    axes = volume.ijk_to_physical[:3, :3] / volume.spacing
+    return grid.spacing[np.abs(axes.T @ (grid.matrix[:3, :3] / grid.spacing)).argmax(axis=1)]
+
+
+def _crop(volume: Volume, grid: Grid) -> Volume:
+    """The part of the volume that the grid's points and the smoothing reach (a view, nothing copied)."""
+    index = _corners(grid) @ (np.linalg.inv(volume.ijk_to_physical) @ grid.matrix)[:3].T
+    margin = np.ceil(3 * _coarse_steps(volume, grid) / volume.spacing) + 2
+    size = np.array(volume.size_ijk)
+    low = np.clip(np.floor(index.min(0) - margin), 0, size - 1).astype(int)
+    high = np.clip(np.ceil(index.max(0) + margin) + 1, low + 1, size).astype(int)
+    matrix = volume.ijk_to_physical.copy()
+    matrix[:3, 3] += matrix[:3, :3] @ low
+    (i0, j0, k0), (i1, j1, k1) = low, high
+    return replace(volume, voxels=volume.voxels[k0:k1, j0:j1, i0:i1], ijk_to_physical=matrix)
+
+
+def _smooth(image: object, volume: Volume, grid: Grid, tick: Tick) -> object:
     """Blur along the axes that the grid samples more coarsely than the volume does."""
     import SimpleITK as sitk
 
-    axes = volume.ijk_to_physical[:3, :3] / volume.spacing
-    wanted = np.abs(axes.T @ (grid.matrix[:3, :3] / grid.spacing))
-    coarse = grid.spacing[wanted.argmax(axis=1)]
-    for axis, (step, own, count) in enumerate(zip(coarse, volume.spacing, image.GetSize(), strict=True)):
+    steps = zip(_coarse_steps(volume, grid), volume.spacing, image.GetSize(), strict=True)
+    for axis, (step, own, count) in enumerate(steps):
         if step > COARSER * own and count > 1:
             # Both samplings as Gaussians with the spacing as full width at half maximum.
             sigma = np.sqrt(step**2 - own**2) / 2.355
             variance = [0.0] * 3
             variance[axis] = float(sigma**2)
-            image = sitk.DiscreteGaussian(image, variance, int(8 * sigma / own) + 3, 0.001, True)
+            gaussian = sitk.DiscreteGaussianImageFilter()
+            gaussian.SetVariance(variance)
+            gaussian.SetMaximumKernelWidth(int(8 * sigma / own) + 3)
+            gaussian.SetMaximumError(0.001)
+            gaussian.SetUseImageSpacing(True)
+            image = _execute(gaussian, image, lambda part: tick(part / 2))
     return image
+
+
+def _corners(grid: Grid) -> np.ndarray:
+    """(8, 4): homogeneous indices of the grid's corner voxels."""
+    return np.array([[*corner, 1.0] for corner in product(*((0, n - 1) for n in grid.size))])
 
 
 @dataclass(frozen=True)
@@ -180,9 +220,7 @@ class Coverage:
 def coverage(volume: Volume, grid: Grid) -> Coverage:
     """Coverage of the grid by the volume's voxels, each taken to its outer faces (half a voxel beyond its centre)."""
     to_index = np.linalg.inv(volume.ijk_to_physical) @ grid.matrix
-    corners = np.array([[i, j, k, 1] for i in (0, grid.size[0] - 1) for j in (0, grid.size[1] - 1)
-                        for k in (0, grid.size[2] - 1)], float)  # fmt: skip
-    index = corners @ to_index[:3].T
+    index = _corners(grid) @ to_index[:3].T
     last = np.array(volume.size_ijk) - 0.5
     passed = np.stack([index.min(0) < -0.5 - 1e-3, index.max(0) > last + 1e-3], 1)
     # A volume of few slices must not fade away whole.
@@ -190,13 +228,15 @@ def coverage(volume: Volume, grid: Grid) -> Coverage:
     return Coverage(grid, volume.size_ijk, to_index, np.maximum(ramp, 1e-3), passed)
 
 
-def overlap(first: Volume, second: Volume, covers: tuple[Coverage, Coverage]) -> float:
+def overlap(first: Volume, second: Volume, covers: tuple[Coverage, Coverage], tick: Tick = lambda _: None) -> float:
     """Space common to both volumes over that of the smaller one, 0 to 1, counted on the grid."""
     grid = covers[0].grid
     if covers[0].full and covers[1].full:
         common = grid.extent
     else:
-        both = sum(int(((covers[0].slab(k, k + 1) > 0) & (covers[1].slab(k, k + 1) > 0)).sum())
-                   for k in range(grid.size[2]))  # fmt: skip
+        both = 0
+        for k in range(grid.size[2]):
+            both += int(((covers[0].slab(k, k + 1) > 0) & (covers[1].slab(k, k + 1) > 0)).sum())
+            tick(k / grid.size[2])
         common = both * grid.extent / np.prod(grid.size)
     return min(1.0, common / min(grid_of(first).extent, grid_of(second).extent))

@@ -22,17 +22,27 @@ def test_known_values_of_bt_601():
 def test_colourised_keeps_the_fused_luminance(name):
     """Whatever the uptake: the structure that the luminance shows is that of the fusion."""
     y, uptake = np.meshgrid(np.linspace(0, 1, 41, dtype=np.float32), np.linspace(0, 1, 41, dtype=np.float32))
-    rgb = colour.colourise(y, uptake, colour.chroma_table(name))
+    rgb = colour.colourise(y, uptake, colour.map_table(name))
     assert rgb.dtype == np.uint8
     assert np.abs(colour.luminance(rgb / 255) - y).max() < 0.75 / 255
     assert np.abs(rgb[0].astype(int) - rgb[0].mean(-1, keepdims=True)).max() < 1  # no uptake: grey
     assert np.ptp(rgb[20, 20].astype(int)) > 40  # uptake in mid grey: colour
 
 
+@pytest.mark.parametrize("name", colour.MAPS)
+def test_the_maps_own_luminance_gives_its_own_colours(name):
+    values = np.linspace(0, 1, 101, dtype=np.float32)
+    table = colour.map_table(name)
+    rgb = colour.colourise(colour.map_luminance(values, table), values, table)
+    points = np.array(colour.MAPS[name])
+    expected = np.stack([np.interp(values, np.linspace(0, 1, len(points)), points[:, c]) for c in range(3)], -1)
+    assert np.abs(rgb - 255 * expected).max() < 1.5
+
+
 def test_a_table_of_the_users_own():
     table = np.array([[0, 0, 0], [0, 1, 0]])
     colour.check_colour(table)
-    rgb = colour.colourise(np.float32([0.4]), np.float32([1.0]), colour.chroma_table(table))
+    rgb = colour.colourise(np.float32([0.4]), np.float32([1.0]), colour.map_table(table))
     assert rgb[0, 1] > rgb[0, 0] + 30
 
 

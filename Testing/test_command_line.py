@@ -236,11 +236,109 @@ def test_an_interrupted_run_leaves_nothing(folder, kind):
     assert listing(folder) == before
 
 
+def test_bad_outputs_are_refused_before_anything_is_read(folder, monkeypatch):
+    """A wrong name must not cost the minutes of a fusion."""
+    from ASFEFusionLib.commands import fuse as command
+
+    monkeypatch.setattr(command, "fuse", lambda *_: pytest.fail("the fusion ran"))
+    monkeypatch.chdir(folder)
+    for bad in (["--output", "f.png"], ["--output", "none/f.nrrd"], ["--output", "f.nrrd", "--preview", "p.doc"]):
+        assert main(["fuse", "CT.nrrd", "MR.nrrd", *bad]) == 1
+    monkeypatch.setattr(command, "read", lambda *_: pytest.fail("an input was read"))
+    assert main(["fuse", "CT.nrrd", "MR.nrrd", "--output", "CT.nrrd"]) == 1
+    assert main(["fuse", "CT.nrrd", "MR.nrrd", "--output", "f.nrrd", "--report", "MR.nrrd"]) == 1
+
+
+def test_two_outputs_of_one_name(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.png"):
+        files.write(Volume(rng.integers(0, 255, (1, 33, 47), np.uint8), np.eye(4), two_d=True), tmp_path / name)
+    out = str(tmp_path / "x.png")
+    arguments = [str(tmp_path / "a.png"), str(tmp_path / "b.png"), "--output", out, "--preview", out]
+    assert main(["fuse", *arguments]) == 1
+    assert "twice" in capsys.readouterr().err
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_messages_name_the_users_path(folder, monkeypatch, capsys):
+    from ASFEFusionLib.commands import fuse as command
+    from ASFEFusionLib.errors import FusionError
+
+    def full(volume, path):
+        raise FusionError("output_failed", path=path)
+
+    monkeypatch.setattr(command, "write", full)
+    monkeypatch.chdir(folder)
+    assert main(["fuse", "CT.nrrd", "MR.nrrd", "--output", "f.nrrd"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("Error: f.nrrd could not be written")
+
+
+def test_a_window_may_begin_with_a_minus(folder):
+    report = folder / "r.json"
+    arguments = ["--output", str(folder / "f.nrrd"), "--window-first", "-500,500", "--report", str(report)]
+    assert main(["fuse", str(folder / "CT.nrrd"), str(folder / "MR.nrrd"), *arguments]) == 0
+    assert json.loads(report.read_text())["windows"]["first"]["low"] == -500
+
+
+def test_fuse_folder_takes_empty_slices_and_refuses_doubles(tmp_path, capsys):
+    arguments = picture_folders(tmp_path)
+    files.write(Volume(np.zeros((1, 40, 50), np.uint8), np.eye(4), two_d=True), tmp_path / "B" / "0.png")
+    assert main(["fuse-folder", *arguments]) == 0
+    for name in ("A", "B"):
+        (tmp_path / name / "0.jpg").write_bytes(b"whatever")
+    assert main(["fuse-folder", *arguments]) == 1
+    assert "0.jpg and 0.png" in capsys.readouterr().err
+
+
+def test_fuse_folder_output_that_cannot_be(tmp_path, capsys):
+    arguments = picture_folders(tmp_path)
+    for bad in (tmp_path / "none" / "out", tmp_path / "A", tmp_path / "A" / "0.png"):
+        before = listing(tmp_path)
+        assert main(["fuse-folder", *arguments[:-1], str(bad)]) == 1
+        assert capsys.readouterr().err.startswith("Error: ")
+        assert listing(tmp_path) == before
+
+
+def test_the_preview_is_upright_and_shows_the_windows(heads, tmp_path):
+    """The skull's top is up in the lower rows, and the patient's left is at the right."""
+    from ASFEFusionLib.intensity import Window
+    from ASFEFusionLib.preview import CAPTION, preview
+
+    ct = heads["CT"]
+    marked = Volume(np.zeros_like(ct.voxels), ct.ijk_to_physical)
+    places = np.stack(np.meshgrid(*(np.arange(n) for n in ct.size_ijk), indexing="ij"), -1).reshape(-1, 3)
+    lps = np.c_[places, np.ones(len(places))] @ ct.ijk_to_physical.T
+    left_top = places[(lps[:, 0] > 10) & (lps[:, 2] > 60)]
+    marked.voxels[left_top[:, 2], left_top[:, 1], left_top[:, 0]] = 100
+    pixels = preview([("marked", marked, Window(0, 100, ""))], at=np.array([0.0, -15.0, 70.0]))[CAPTION:, 6:-6].mean(-1)
+    axial, coronal = pixels[:300], pixels[330:]
+    assert axial[:, 200:].mean() > 5 * axial[:, :120].mean()
+    bright = np.argwhere(coronal[:, 200:] > 200)[:, 0]
+    assert bright.min() < 60
+    assert np.median(bright) < 130
+
+
+def test_the_preview_of_large_volumes_is_quick(tmp_path):
+    from ASFEFusionLib.intensity import Window
+    from ASFEFusionLib.preview import preview
+
+    volume = Volume(np.zeros((160, 512, 512), np.int16), np.diag([0.5, 0.5, 1.0, 1.0]))
+    volume.voxels[60:90, 200:300, 200:300] = 50
+    began = time.monotonic()
+    preview([("one", volume, Window(0, 100, ""))] * 3)
+    assert time.monotonic() - began < 12  # whole-volume smoothing took over a minute
+
+
 def test_info(capsys):
     assert main(["info"]) == 0
     said = capsys.readouterr().out
     for word in ("torch", "devices", "compact", "SHA-256", "parameters"):
         assert word in said
+
+
+def test_a_demo_that_fails_leaves_nothing(tmp_path, capsys):
+    assert main(["demo", "--output", str(tmp_path / "demo"), "--weights", "nope"]) == 1
+    assert listing(tmp_path) == []
 
 
 def test_demo(tmp_path, monkeypatch, heads):

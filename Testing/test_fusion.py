@@ -1,15 +1,17 @@
 """fuse(): geometry, values, what is reported, and bad input; on the phantom, whose truth is known."""
 
+import json
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from ASFEFusionLib import colour, engine, phantom, space
 from ASFEFusionLib.errors import WARNINGS, Cancelled, FusionError
-from ASFEFusionLib.fusion import fuse
+from ASFEFusionLib.fusion import fuse, result_like
+from ASFEFusionLib.network.weights import find
 from ASFEFusionLib.settings import FusionSettings
 from ASFEFusionLib.space import coverage, finest, grid_of
 from ASFEFusionLib.volume import Volume
@@ -89,6 +91,8 @@ def test_the_end_of_a_volume_leaves_no_edge():
     assert abs(row[10] - 500) < 10
     assert row[60] > 600
     assert np.abs(np.diff(row)).max() < 0.5 * (row[60] - row[10])
+    # Just outside the small one the big one shows as it is; no dark or bright rim before the fade.
+    assert np.abs(row[20:30] - row[5:20].mean()).max() < 25
 
 
 def test_exchanged_inputs_give_the_same_picture(heads):
@@ -122,15 +126,37 @@ def test_report(heads):
     assert values["warnings"] == []
 
 
-def test_colour_is_the_maps_and_luminance_the_fusions(heads):
-    grey, _ = fuse(heads["MR"], heads["PET"])
-    rgb, _ = fuse(heads["MR"], heads["PET"], FusionSettings(colour="hot"))
-    assert rgb.voxels.shape == (*grey.voxels.shape, 3)
-    assert rgb.voxels.dtype == np.uint8
-    assert np.abs(colour.luminance(rgb.voxels) / 255 - grey.voxels / 1000).max() < 1.5 / 255
-    ijk = np.rint(np.linalg.inv(rgb.ijk_to_physical) @ [*phantom.LESION_CENTRE, 1]).astype(int)
-    red, _, blue = rgb.voxels[ijk[2], ijk[1], ijk[0]].astype(int)
-    assert red > blue
+@pytest.mark.parametrize("name", ["hot", "rainbow"])
+def test_where_only_the_functional_volume_shows_its_colours_are_the_maps(heads, name):
+    """A PET that reaches beyond the MR: there the map's own colours; inside, colour where there is uptake."""
+    fused, _ = fuse(heads["MR"], heads["PET"], FusionSettings(colour=name, grid="second"))
+    assert fused.voxels.dtype == np.uint8
+    pet = np.clip(heads["PET"].voxels / fuse_window(heads, name), 0, 1)
+    points = np.array(colour.MAPS[name])
+    at = np.linspace(0, 1, len(points))
+    expected = np.stack([np.interp(pet, at, points[:, c]) for c in range(3)], -1) * 255
+    alone = coverage(heads["MR"], grid_of(heads["PET"])).slab(0, heads["PET"].size_ijk[2]) == 0
+    assert (pet[alone] > 0.1).sum() > 100
+    assert np.abs(fused.voxels - expected)[alone].max() < 2.5
+    inside = ~alone & (pet > 0.3) & (pet < 0.8)
+    assert np.median(np.ptp(fused.voxels[inside].astype(int), axis=-1)) > 60
+
+
+def fuse_window(heads, name):
+    _, report = fuse(heads["MR"], heads["PET"], FusionSettings(colour=name))
+    assert report.windows["second"]["low"] == 0
+    return report.windows["second"]["high"]
+
+
+def test_the_uptake_beyond_its_volume_colours_nothing(heads):
+    """The faces of a hot PET must not colour what lies outside it."""
+    pet = heads["PET"]
+    middle = pet.size_ijk[2] // 2
+    slab = replace(pet, voxels=pet.voxels[middle - 4 : middle + 4], ijk_to_physical=pet.ijk_to_physical.copy())
+    slab.ijk_to_physical[:3, 3] += (middle - 4) * pet.ijk_to_physical[:3, 2]
+    fused, _ = fuse(heads["CT"], slab, FusionSettings(colour="hot"))
+    outside = coverage(slab, grid_of(heads["CT"])).slab(0, heads["CT"].size_ijk[2]) == 0
+    assert np.ptp(fused.voxels[outside].astype(int), axis=-1).max() == 0
 
 
 def test_which_volume_takes_the_colour(heads):
@@ -240,7 +266,8 @@ def test_bad_input(heads, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"grid": "third"}, {"device": "tpu"}, {"functional": "both"}, {"modality_first": "US"}, {"threads": 0}]
+    "bad",
+    [{"grid": "third"}, {"device": "tpu"}, {"functional": "both"}, {"modality_first": "US"}, {"grid": np.zeros(2)}],
 )
 def test_settings_refuse_unknown_values(bad):
     with pytest.raises(FusionError) as caught:
@@ -249,11 +276,95 @@ def test_settings_refuse_unknown_values(bad):
     assert str(next(iter(bad.values()))) in str(caught.value)
 
 
+@pytest.mark.parametrize("bad", [0, -1, 1.5, "two"])
+def test_threads_are_a_whole_number_above_0(bad):
+    with pytest.raises(FusionError) as caught:
+        FusionSettings(threads=bad)
+    assert caught.value.code == "setting_not_positive"
+
+
+def test_settings_are_checked_again_when_used(heads):
+    settings = FusionSettings()
+    settings.grid = "third"
+    with pytest.raises(FusionError):
+        fuse(heads["CT"], heads["MR"], settings)
+
+
+def test_settings_and_report_turn_into_json(heads, tmp_path):
+    settings = FusionSettings(
+        colour=np.array([[0, 0, 0], [1, 0.5, 0]]), weights=find(), window_first=(np.float32(0), 9)
+    )
+    json.dumps(asdict(settings))
+    _, report = fuse(heads["MR"], heads["PET"], settings)
+    assert json.loads(json.dumps(report.to_dict()))["colour"]["map"] == [[0, 0, 0], [1, 0.5, 0]]
+
+
 def test_a_device_that_is_not_there(heads, monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert refused(heads["CT"], heads["MR"], device="cuda") == "device_missing"
+
+
+def test_two_runs_at_once_do_not_hear_each_others_cancel(heads):
+    """The network is shared between threads; its signs are not."""
+    threads, wrong = {}, []
+
+    def run(name, cancelled):
+        me = threading.current_thread()
+
+        def asked():
+            if threading.current_thread() is not me:
+                wrong.append(name)
+            return cancelled()
+
+        try:
+            threads[name] = fuse(heads["CT"], heads["MR"], FusionSettings(threads=1), cancelled=asked)
+        except Cancelled:
+            threads[name] = None
+
+    began = time.monotonic()
+    pair = [
+        threading.Thread(target=run, args=("stopped", lambda: time.monotonic() - began > 0.3)),
+        threading.Thread(target=run, args=("whole", lambda: False)),
+    ]
+    for thread in pair:
+        thread.start()
+    for thread in pair:
+        thread.join()
+    assert threads["whole"] is not None
+    assert wrong == []
+
+
+def test_a_thin_volume_at_the_very_face_is_not_black():
+    """A grid point on the outer face of the second volume takes its value there."""
+    first = Volume(np.linspace(0.7, 1, 21 * 64, dtype=np.float32).reshape(21, 8, 8), np.eye(4), modality="MR")
+    matrix = np.diag([1.0, 1.0, 2.0, 1.0])
+    matrix[2, 3] = 0.5
+    second = Volume(np.full((10, 8, 8), 0.9, np.float32), matrix, modality="MR")
+    second.voxels[0, 0, 0] = 0.0
+    fused, _ = fuse(first, second, FusionSettings(window_first=(0, 2), window_second=(0, 1)))
+    assert fused.voxels[:20, 1:, 1:].min() > 300
+
+
+def test_voxels_and_places_that_make_no_sense(heads):
+    ct = heads["CT"]
+    for bad, code in (
+        (replace(ct, voxels=ct.voxels[0]), "voxels_unusable"),
+        (replace(ct, voxels=ct.voxels[:0]), "voxels_unusable"),
+        (replace(ct, voxels=ct.voxels.astype(complex)), "voxels_unusable"),
+        (replace(ct, ijk_to_physical=np.zeros((4, 4))), "geometry_unusable"),
+    ):
+        assert refused(bad, heads["MR"]) == code
+        assert refused(heads["MR"], bad) == code
+
+
+def test_values_beyond_float32_count_as_not_finite(heads):
+    mr = heads["MR"]
+    huge = replace(mr, voxels=mr.voxels.astype(np.float64))
+    huge.voxels[0, 0, 0] = 1e300
+    _, report = fuse(heads["CT"], huge)
+    assert codes(report) == ["not_finite"]
 
 
 def pictures():
@@ -273,11 +384,18 @@ def test_two_grey_pictures_give_one_of_8_bits():
     assert fused.voxels.shape == grey.voxels.shape
     assert fused.voxels.dtype == np.uint8
     assert fused.two_d
-    assert report.windows["first"] == {"low": 0, "high": 255, "source": "given", "units": None}
+    assert report.windows["first"] == {"low": 0, "high": 255, "source": "8-bit picture: as it is", "units": None}
     assert codes(report) == []
     # No stretch: a pair of one and the same picture comes back.
     same, _ = fuse(grey, replace(grey, name="copy"))
     assert np.abs(same.voxels.astype(int) - grey.voxels).max() <= 6
+
+
+def test_a_fused_value_of_1_is_255_and_1000(heads, monkeypatch):
+    monkeypatch.setattr(engine.Engine, "fuse", lambda self, a, b, tick: a)
+    _, grey = pictures()
+    assert np.array_equal(fuse(grey, replace(grey, name="copy"))[0].voxels, grey.voxels)
+    assert fuse(heads["CT"], heads["CT"])[0].voxels.max() == 1000
 
 
 def test_a_coloured_picture_keeps_its_chroma():
@@ -289,6 +407,48 @@ def test_a_coloured_picture_keeps_its_chroma():
     change = fused.voxels.astype(int) - rgb.voxels
     assert np.abs(change).max() <= 6
     assert np.ptp(change, axis=-1).max() <= 1
+
+
+def test_pictures_with_and_without_a_place():
+    rgb, grey = pictures()
+    placed = replace(grey, ijk_to_physical=np.diag([0.5, 0.5, 1.0, 1.0]))
+    placed.ijk_to_physical[:2, 3] = 1000
+    fused, report = fuse(grey, replace(placed, name="placed"))
+    assert report.overlap == pytest.approx(1)
+    assert fused.size_ijk == grey.size_ijk
+    with pytest.raises(FusionError) as caught:
+        fuse(rgb, grey, FusionSettings(grid="second"))
+    assert caught.value.code == "picture_grid"
+
+
+def test_16_bit_pictures_give_8_bits():
+    _, grey = pictures()
+    deep = replace(grey, voxels=grey.voxels.astype(np.uint16) * 200, name="deep")
+    fused, _ = fuse(deep, grey)
+    assert fused.voxels.dtype == np.uint8
+    assert fused.voxels.max() > 240
+
+
+def test_blank_pictures():
+    _, grey = pictures()
+    blank = replace(grey, voxels=np.zeros_like(grey.voxels), name="blank")
+    assert refused(grey, blank) == "volume_constant"
+    fused, _ = fuse(grey, blank, FusionSettings(allow_blank=True))
+    assert fused.voxels.std() > 20
+
+
+def test_what_is_foreseen_is_what_comes(heads):
+    rgb, grey = pictures()
+    for first, second, settings in (
+        (heads["CT"], heads["MR"], FusionSettings(grid="finest")),
+        (heads["CT"], heads["PET"], FusionSettings(colour="hot", grid="second")),
+        (rgb, grey, FusionSettings()),
+        (grey, replace(grey, name="copy"), FusionSettings()),
+    ):
+        foreseen, (fused, _) = result_like(first, second, settings), fuse(first, second, settings)
+        assert foreseen.voxels.shape == fused.voxels.shape
+        assert foreseen.voxels.dtype == fused.voxels.dtype
+        assert np.array_equal(foreseen.ijk_to_physical, fused.ijk_to_physical)
 
 
 def test_every_warning_has_its_sentence():

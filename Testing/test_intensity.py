@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 
 from ASFEFusionLib.errors import FusionError
-from ASFEFusionLib.intensity import PRESETS, Window, automatic_window, check_window, choose_window, guess_modality
+from ASFEFusionLib.intensity import (
+    EIGHT_BIT,
+    PRESETS,
+    SAMPLE,
+    Window,
+    automatic_window,
+    check_window,
+    choose_window,
+    eight_bit,
+    guess_modality,
+    sample,
+)
 from ASFEFusionLib.volume import Volume
 
 
@@ -70,6 +81,27 @@ def test_sparse_values_still_get_a_window():
         assert found.low < found.high
 
 
+def test_one_bright_voxel_that_the_sample_passes_over():
+    voxels = np.zeros((130, 130, 130), np.int16)
+    voxels[0, 0, 1] = 900
+    found = automatic_window(Volume(voxels, np.eye(4)), "PET")
+    assert (found.low, found.high) == (0, 900)
+    assert sample(voxels).size <= SAMPLE
+
+
+def test_windows_of_huge_values():
+    values = np.float32([-3e38, 0, 1, 2, 3e38] * 100)
+    found = automatic_window(volume(values), "MR")
+    assert np.isfinite([found.low, found.high]).all()
+
+
+def test_presets_are_the_usual_levels_and_widths():
+    usual = {"ct-brain": (40, 80), "ct-soft-tissue": (40, 400), "ct-bone": (300, 1500), "ct-lung": (-600, 1500)}
+    for name, (level, width) in usual.items():
+        low, high, units = PRESETS[name]
+        assert ((low + high) / 2, high - low, units) == (level, width, "HU")
+
+
 def test_only_ct_is_guessed(heads):
     bare = {m: Volume(v.voxels, v.ijk_to_physical) for m, v in heads.items()}
     assert [guess_modality(bare[m]) for m in ("CT", "MR", "PET")] == ["CT", None, None]
@@ -78,5 +110,7 @@ def test_only_ct_is_guessed(heads):
 
 def test_8_bit_pictures_are_taken_as_they_are():
     picture = Volume(np.arange(20, 40, dtype=np.uint8).reshape(1, 4, 5), np.eye(4), two_d=True)
-    found = automatic_window(picture, None)
-    assert (found.low, found.high) == (0, 255)
+    assert eight_bit(picture)
+    assert (EIGHT_BIT.low, EIGHT_BIT.high) == (0, 255)
+    assert not eight_bit(Volume(picture.voxels.astype(np.uint16), np.eye(4), two_d=True))
+    assert not eight_bit(Volume(picture.voxels, np.eye(4)))

@@ -13,7 +13,10 @@ import torch
 from ASFEFusionLib import phantom
 from ASFEFusionLib.errors import FusionError
 from ASFEFusionLib.network import COMPACT, PAPER, ASFEFusion, NetworkConfig, load
+from ASFEFusionLib.network.aff import AFF
+from ASFEFusionLib.network.casf import CASF
 from ASFEFusionLib.network.decoder import ALLOWANCE
+from ASFEFusionLib.network.sfef import SFEF
 from ASFEFusionLib.network.weights import find, save
 from ASFEFusionLib.network.windows import Windows, ramps, starts
 
@@ -91,7 +94,20 @@ def test_no_seam_from_padding_or_windows(net):
     for picture in (f, f.T):
         lines = picture.diff(dim=-1).abs().mean(0)  # mean step across each line
         around = torch.stack([lines.roll(shift) for shift in (-4, -3, -2, 2, 3, 4)]).mean(0)
-        assert (lines / around)[5:-5].max() < 1.35
+        assert (lines / around)[10:-10].max() < 1.2
+    # At the slice's own ends: as if the picture went on.
+    on = net(*(torch.nn.functional.pad(x, (32, 32, 32, 32), mode="replicate") for x in (a, b)))[0, 0, 32:-32, 32:-32]
+    assert (f - on).abs().max() * 255 < 12
+    assert (f - on).abs()[:, :4].mean() * 255 < 2.5
+
+
+def test_padding_continues_the_slice(net):
+    """A bright slice of a size that needs padding: zeros beyond it would darken its last rows."""
+    a, b = torch.full((2, 1, 1, 41, 41), 0.8)
+    b = b - 0.3
+    f = net(a, b)
+    assert (f[..., -3:, :].mean() - f[..., 20:23, :].mean()).abs() < 0.03
+    assert (f[..., -3:].mean() - f[..., 20:23].mean()).abs() < 0.03
 
 
 def test_windows_cover_evenly_and_blend_to_one():
@@ -106,6 +122,7 @@ def test_windows_cover_evenly_and_blend_to_one():
         assert torch.allclose(total, torch.ones(length), atol=1e-6)
     x = torch.rand(2, 3, 50, 70)
     windows = Windows(x, 32)
+    assert min(b - a for a, b in itertools.pairwise(windows.columns)) <= 24  # they overlap by a quarter at least
     assert torch.allclose(windows.merge(windows.split(x)), x, atol=1e-6)
 
 
@@ -120,6 +137,59 @@ def test_paper_config_fits_the_same_modules():
         net = ASFEFusion(PAPER)
     unused = 8 * (256 * 256 + 256 + 2 * 256 + 256 * 1024 + 1024 + 1024 * 256 + 256)
     assert sum(p.numel() for p in net.parameters()) + unused == 175_717_545
+
+
+@pytest.fixture
+def features():
+    return torch.randn(2, 2, 32, 16, 16, generator=torch.Generator().manual_seed(4))
+
+
+def test_casf_applies_each_map_to_the_others_values(features):
+    """Against the formulas of the paper, written out."""
+    x, y = features
+    casf = CASF(COMPACT, 32, 4).eval()
+    with torch.no_grad():
+        width = COMPACT.token_width
+        tokens = casf.tokens[0].norm(casf.tokens[0].embed(torch.cat([x, y])).flatten(2).transpose(1, 2))
+        q, k, v = casf.tokens[0].qkv(tokens).split(width, -1)
+        heads = [t.unflatten(-1, (COMPACT.heads, -1)).transpose(1, 2) for t in (q, k, v)]
+        maps = (heads[0] @ heads[1].transpose(-1, -2) / (width // COMPACT.heads) ** 0.5).softmax(-1)
+        crossed = [maps[:2] @ heads[2][2:], maps[2:] @ heads[2][:2]]
+        o = casf.to_pixels(casf.proj[0](sum(c.transpose(1, 2).flatten(2) for c in crossed) / 2))
+        o = o.transpose(1, 2).reshape(2, 32, 4, 4)
+        expected = x + y + torch.nn.functional.interpolate(o, size=(16, 16), mode="bilinear")
+        assert torch.allclose(casf(x, y), expected, atol=1e-4)
+        assert torch.allclose(casf(x, y), casf(y, x), atol=1e-4)
+
+
+def test_aff_is_the_sum_of_the_two_masked_spectra(features):
+    x, y = features
+    aff = AFF(COMPACT, 32).eval()
+    with torch.no_grad():
+        alone = []
+        for z in (x, y):
+            spectrum = torch.fft.rfft2(z, norm="ortho")
+            alone.append(torch.fft.irfft2(aff.masks[0](spectrum), s=(16, 16), norm="ortho"))
+        assert torch.allclose(aff(x, y), alone[0] + alone[1], atol=1e-4)
+        assert (aff(x, y) - x - y).abs().max() > 0.1
+
+
+def test_sfef_is_a_soft_mixture_of_its_experts(features):
+    """Against the formulas of the paper, with all logits written out."""
+    x, y = features
+    sfef = SFEF(COMPACT, 32).eval()
+    with torch.no_grad():
+        t = torch.cat([x, y], 1).flatten(2).transpose(1, 2)
+        tokens = t / t.norm(dim=-1, keepdim=True) * 64**0.5 * sfef.norm.gamma
+        slots = sfef.slots / sfef.slots.norm(dim=-1, keepdim=True) * 64**0.5 * sfef.slot_norm.gamma
+        logits = tokens @ slots.flatten(0, 1).T
+        inputs = logits.softmax(1).transpose(1, 2) @ tokens
+        answers = []
+        for e, part in enumerate(inputs.unflatten(1, (COMPACT.experts, -1)).unbind(1)):
+            hidden = torch.nn.functional.gelu(part @ sfef.weight1[e] + sfef.bias1[e])
+            answers.append(hidden @ sfef.weight2[e] + sfef.bias2[e])
+        expected = t + logits.softmax(2) @ torch.cat(answers, 1)
+        assert torch.allclose(sfef(x, y), expected.transpose(1, 2).reshape(2, 64, 16, 16), atol=1e-3)
 
 
 def test_config_round_trip():
@@ -160,6 +230,13 @@ def test_bad_weights_files(net, tmp_path):
     content["state"]["decoder.blocks.0.conv1.weight"][0, 0, 0, 0] += 1
     torch.save(content, tmp_path / "changed.pt")
     assert refused(tmp_path / "changed.pt") == "weights_damaged"
+    content["state"]["decoder.blocks.0.conv1.weight"][0, 0, 0, 0] -= 1
+    content["config"]["normalised_spectrum"] = False
+    torch.save(content, tmp_path / "config.pt")
+    assert refused(tmp_path / "config.pt") == "weights_damaged"
+    content["config"]["patches"] = (4,)
+    torch.save(content, tmp_path / "short.pt")
+    assert refused(tmp_path / "short.pt") == "weights_other"
     content["state"].pop("decoder.blocks.0.conv1.weight")
     torch.save(content, tmp_path / "part.pt")
     assert refused(tmp_path / "part.pt") == "weights_other"

@@ -58,6 +58,20 @@ def test_finest_keeps_axes_and_field_of_view():
         assert np.allclose(*ends, atol=1e-9)
 
 
+def test_finest_of_permuted_axes_takes_each_spacing_where_it_runs():
+    first = Volume(np.zeros((10, 10, 10), np.int16), np.diag([2.0, 2.0, 2.0, 1.0]))
+    matrix = np.eye(4)
+    matrix[:3, :3] = [[0, 0, 1.0], [0.5, 0, 0], [0, 3.0, 0]]  # i runs along y, j along z, k along x
+    grid = space.choose_grid(first, Volume(np.zeros((9, 9, 9), np.int16), matrix), "finest")
+    assert np.allclose(grid.spacing, (1.0, 0.5, 2.0))
+
+
+def test_finest_does_not_resample_for_the_last_decimals():
+    first = Volume(np.zeros((4, 512, 512), np.int16), np.diag([0.9766, 0.9766, 2, 1.0]))
+    second = Volume(np.zeros((4, 512, 512), np.int16), np.diag([0.9765, 0.9765, 2, 1.0]))
+    assert space.choose_grid(first, second, "finest").size == (512, 512, 4)
+
+
 def test_a_grid_beyond_all_memory_is_refused():
     first = Volume(np.zeros((100, 100, 100), np.int16), np.diag([100.0, 100.0, 100.0, 1.0]))
     second = Volume(np.zeros((2, 2, 2), np.int16), np.diag([1.0, 1.0, 1.0, 1.0]))
@@ -85,6 +99,62 @@ def test_overlap_is_the_common_part_of_the_smaller():
     grid = space.grid_of(big)
     covers = space.coverage(big, grid), space.coverage(small, grid)
     assert space.overlap(big, small, covers) == pytest.approx(0.5)
+
+
+def test_overlap_with_a_smaller_second():
+    big = Volume(np.zeros((10, 10, 20), np.int16), np.eye(4))
+    small = Volume(np.zeros((5, 10, 10), np.int16), np.eye(4))
+    for pair in ((big, small), (small, big)):
+        grid = space.grid_of(pair[0])
+        covers = tuple(space.coverage(v, grid) for v in pair)
+        assert space.overlap(*pair, covers) == pytest.approx(1)
+
+
+def test_a_thin_volume_does_not_fade_away_whole():
+    thin = Volume(np.zeros((3, 10, 10), np.int16), np.eye(4))
+    grid = space.Grid(
+        (10, 10, 20), np.diag([1.0, 1.0, 0.5, 1.0]) + np.array([[0, 0, 0, 0]] * 2 + [[0, 0, 0, -3]] + [[0] * 4])
+    )
+    weight = space.coverage(thin, grid).slab(0, 20)[:, 5, 5]
+    assert weight.max() == 1
+
+
+def test_grids_half_a_voxel_apart_are_not_the_same():
+    grid = space.Grid((9, 9, 9), np.eye(4))
+    moved = np.eye(4)
+    moved[0, 3] = 0.2
+    assert not space.same_grid(grid, space.Grid((9, 9, 9), moved))
+    assert space.same_grid(grid, space.Grid((9, 9, 9), np.eye(4) * (1 + 1e-7)))
+
+
+def test_smoothing_follows_the_axes_that_are_coarser():
+    """A volume whose axes run otherwise than the grid's: only the axis along the coarse one is smoothed."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = [[0, 0, 1.0], [1.0, 0, 0], [0, 1.0, 0]]  # i along y, j along z, k along x
+    stripes = np.zeros((64, 8, 64), np.float32)
+    stripes[::2] = 100  # along k, that is x
+    other = stripes.transpose(2, 1, 0).copy()  # along i, that is y
+    coarse = space.Grid((13, 64, 8), np.diag([4.7, 1.0, 1.0, 1.0]))
+    along_x = space.resample(Volume(stripes, matrix), coarse)[:, :, 2:-2]
+    assert np.abs(along_x - 50).max() < 5
+    along_y = space.resample(Volume(other, matrix), coarse)
+    assert np.ptp(along_y) > 99
+
+
+def test_points_on_the_outer_face_take_its_value():
+    volume = Volume(np.arange(10, dtype=np.float32).reshape(10, 1, 1) + 5, np.diag([1.0, 1.0, 2.0, 1.0]))
+    matrix = np.eye(4)
+    matrix[2, 3] = -1.0
+    values = space.resample(volume, space.Grid((1, 1, 21), matrix)).ravel()
+    assert values[[0, 1, 2, 19, 20]].tolist() == [5, 5, 5.5, 14, 14]
+
+
+def test_only_the_needed_part_is_resampled_and_it_is_the_same():
+    big = lattice(5, (60, 50, 40), (1.0, 1.2, 1.5))
+    small = lattice(6, (12, 10, 8), (1.1, 1.0, 1.3))
+    grid = space.grid_of(small)
+    assert space._crop(big, grid).voxels.size < 0.3 * big.voxels.size
+    assert np.abs(space.resample(big, grid) - small.voxels).max() < 0.01
 
 
 def test_no_aliasing_on_a_coarser_grid():

@@ -97,6 +97,28 @@ def test_train_resume_and_load(data, tmp_path, monkeypatch):
         assert np.ptp(np.asarray(Image.open(tmp_path / "parts" / picture))) > 100
 
 
+def test_a_run_that_would_be_another(data, tmp_path, monkeypatch, capsys):
+    from ASFEFusionLib.research import data as module
+
+    monkeypatch.setattr(module, "CROPS", {128: 1, 192: 1, 256: 1})
+    run = tmp_path / "run"
+    assert train(data, run, 1) == 0
+    capsys.readouterr()
+    assert train(data, run, 2) == 1
+    assert "began with steps 1, not 2" in capsys.readouterr().err
+    assert train(data, run, 2, "--fresh") == 0
+    assert (run / "log.csv").read_text().count("\n") == 3
+    (run / "checkpoint.pt").write_bytes(b"cut")
+    assert train(data, run, 2) == 1
+    assert "damaged" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert train(data, tmp_path / "file", 1) == 1
+    (data / "CT-MRI" / "CT" / "name.png").write_bytes(b"")
+    assert train(data, run, 2) == 1
+    (data / "CT-MRI" / "CT" / "name.png").unlink()
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_training_data_that_are_not_there(tmp_path, capsys):
     assert train(tmp_path, tmp_path / "run", 1) == 1
     assert str(tmp_path) in capsys.readouterr().err

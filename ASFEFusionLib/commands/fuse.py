@@ -6,8 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
+
 from ..files import check_output, read, write
-from ..fusion import fuse
+from ..fusion import SCALE, fuse, result_like
 from ..intensity import Window
 from ..preview import preview
 from ..settings import FusionReport
@@ -42,8 +44,7 @@ def run(options: argparse.Namespace) -> None:
         first = read(options.first)
         progress(0.05, f"Reading {options.second.name}")
         second = read(options.second)
-        placed = {"first": first, "second": second}.get(options.grid)
-        check_output(options.output, inputs, like=placed)
+        check_output(options.output, inputs, like=result_like(first, second, settings))
         fused, report = fuse(first, second, settings, lambda done, message: progress(0.1 + 0.8 * done, message))
         with together(options.output, options.report, options.preview) as (output, report_part, preview_part):
             progress(0.9, f"Writing {options.output.name}")
@@ -61,18 +62,11 @@ def run(options: argparse.Namespace) -> None:
 
 def write_preview(path: Path, first: Volume, second: Volume, fused: Volume, report: FusionReport) -> None:
     """The three-plane picture of a fusion, with the windows that it used."""
-    top = 255 if fused.voxels.dtype == "uint8" else 1000
+    top = 255 if fused.voxels.dtype == np.uint8 else SCALE
     windows = [Window(w["low"], w["high"], "") for w in (report.windows["first"], report.windows["second"])]
     columns = [
         (f"first: {first.name}", first, windows[0]),
         (f"second: {second.name}", second, windows[1]),
         ("fused, not for quantitation", fused, Window(0, top, "")),
     ]
-    picture = Volume(preview(columns)[None], _flat(), two_d=True)
-    write(picture, path)
-
-
-def _flat() -> object:
-    import numpy as np
-
-    return np.eye(4)
+    write(Volume(preview(columns)[None], np.eye(4), two_d=True), path)

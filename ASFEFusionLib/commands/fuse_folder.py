@@ -6,12 +6,14 @@ import argparse
 import os
 import shutil
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import FusionError
 from ..files import PICTURES, READABLE, WRITABLE, extension, read, write
 from ..fusion import fuse
-from .terminal import add_fusion_arguments, fusion_settings, progress_bar, say_warnings
+from ..volume import Volume
+from .terminal import add_fusion_arguments, fusion_settings, progress_bar, say_instead, say_warnings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    settings = fusion_settings(options)
+    settings = replace(fusion_settings(options), allow_blank=True)
     names = matching_names(options.first, options.second)
     check_folder(options.output, [options.first, options.second])
     # All results appear together: made in a folder beside, moved when the last one is whole.
@@ -38,7 +40,9 @@ def run(options: argparse.Namespace) -> None:
                     settings,
                     lambda done, message, number=number, name=name: progress((number + done) / len(names), name),
                 )
-                write(fused, part / output_name(name))
+                target = part / output_name(name)
+                with say_instead({str(target): options.output / target.name}):
+                    write(fused, target)
                 for warning in report.warnings:
                     warnings[str(warning)] = warnings.get(str(warning), 0) + 1
             progress(1.0, "Done")
@@ -53,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"{options.output}: {len(names)} fused images on {report.device}. {report.note}")
 
 
-def _named(path: Path) -> object:
+def _named(path: Path) -> Volume:
     """The file's volume under its folder's and file's name: in messages both files would have the same one."""
     volume = read(path)
     volume.name = f"{path.parent.name}/{path.name}"
@@ -61,7 +65,10 @@ def _named(path: Path) -> object:
 
 
 def matching_names(first: Path, second: Path) -> list[str]:
-    """Image names that both folders hold, sorted. Raises FusionError if a name stands in one of them alone."""
+    """Image names that both folders hold, sorted.
+
+    Raises FusionError if a name stands in one of them alone, or if two names would become one output.
+    """
     found = []
     for folder in (first, second):
         if not folder.is_dir():
@@ -73,6 +80,11 @@ def matching_names(first: Path, second: Path) -> list[str]:
     if lonely:
         names = ", ".join(lonely[:5]) + (", ..." if len(lonely) > 5 else "")
         raise FusionError("folder_lonely", count=len(lonely), names=names)
+    written: dict[str, str] = {}
+    for name in common:
+        other = written.setdefault(output_name(name), name)
+        if other != name:
+            raise FusionError("folder_collision", first=other, second=name, path=output_name(name))
     return common
 
 

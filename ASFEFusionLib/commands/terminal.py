@@ -41,7 +41,7 @@ def add_fusion_arguments(parser: argparse.ArgumentParser) -> None:
             f"--window-{place}",
             type=window,
             metavar="LOW,HIGH|PRESET",
-            help="in the volume's units, e.g. --window-first=-160,240, or a preset; default: by modality",
+            help="in the volume's units, e.g. -160,240, or a preset; default: by modality",
         )
         parser.add_argument(f"--modality-{place}", choices=MODALITIES, help="where the file does not say it")
     parser.add_argument("--colour", help="colour map for the functional volume: the result is RGB")
@@ -53,7 +53,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Device, weights and threads."""
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--weights", help="file of weights, or name of shipped ones")
-    parser.add_argument("--threads", type=int, help="CPU threads for the network")
+    parser.add_argument("--threads", type=positive, help="CPU threads for the network")
 
 
 def window(text: str) -> str | tuple[float, ...]:
@@ -92,12 +92,17 @@ def check_plain_output(path: Path | None, inputs: list[Path], kinds: tuple[str, 
 def together(*paths: Path | None) -> Iterator[list[Path | None]]:
     """Stand-in names beside `paths`; when the block ends well all take their places, else none is left.
 
-    Raises FusionError "output_failed".
+    Raises FusionError "outputs_same", "output_failed"; one from inside the block that names a stand-in names the path.
     """
     mark = uuid.uuid4().hex
     parts = [None if p is None else p.resolve().with_name(f".{mark}-{n}{extension(p)}") for n, p in enumerate(paths)]
+    wanted = [p.resolve() for p in paths if p is not None]
+    for path in wanted:
+        if wanted.count(path) > 1:
+            raise FusionError("outputs_same", path=path)
     try:
-        yield parts
+        with say_instead({str(part): path for part, path in zip(parts, paths, strict=True) if part}):
+            yield parts
         for part, path in zip(parts, paths, strict=True):
             if part is not None:
                 os.replace(part, path.resolve())
@@ -107,6 +112,37 @@ def together(*paths: Path | None) -> Iterator[list[Path | None]]:
         for part in parts:
             if part is not None:
                 part.unlink(missing_ok=True)
+
+
+@contextmanager
+def say_instead(names: dict[str, object]) -> Iterator[None]:
+    """A FusionError about a stand-in path becomes one about the path that the user knows."""
+    try:
+        yield
+    except FusionError as error:
+        known = names.get(str(error.facts.get("path")))
+        if known is None:
+            raise
+        raise FusionError(error.code, **{**error.facts, "path": known}) from error
+
+
+def join_negative(arguments: list[str]) -> list[str]:
+    """`--window-first -160,240` as `--window-first=-160,240`: argparse takes a leading minus for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1].startswith("--window-") and "=" not in joined[-1] and argument[:1] == "-":
+            joined[-1] += "=" + argument
+        else:
+            joined.append(argument)
+    return joined
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
 
 
 def say_warnings(warnings: list) -> None:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from pathlib import Path
 
 from ..engine import pick_device
 from ..errors import FusionError
+from .terminal import positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, help="folder with CT-MRI, PET-MRI and SPECT-MRI")
     parser.add_argument("--output", type=Path, default=Path("runs/compact"), help="folder of the run")
-    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--steps", type=positive, default=9000)
     parser.add_argument("--rate", type=float, default=2e-3, help="greatest learning rate")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--picture-minutes", type=float, default=10, help="between validations and sample pictures")
     parser.add_argument("--checkpoint-minutes", type=float, default=2)
     parser.add_argument("--fresh", action="store_true", help="begin anew, not from the folder's checkpoint")
@@ -24,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     device = pick_device(options.device)
+    if importlib.util.find_spec("matplotlib") is None:  # heard of now, not at the first report
+        raise FusionError("extra_missing", package="matplotlib", extra="train")
+    from ..research.data import read_pairs
     from ..research.train import Trainer, TrainSettings
 
     settings = TrainSettings(
@@ -38,10 +43,17 @@ def run(options: argparse.Namespace) -> None:
         picture_minutes=options.picture_minutes,
     )
     try:
-        trainer = Trainer(settings)
-    except FileNotFoundError as error:
+        pairs = [read_pairs(options.data, left_out=out, every=2 if out else 1, bar=True) for out in (False, True)]
+    except (OSError, ValueError) as error:
         raise FusionError("data_missing", path=options.data, why=error) from error
-    if not options.fresh and trainer.resume():
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FusionError("output_not_writable", path=options.output) from error
+    trainer = Trainer(settings, *pairs)
+    if options.fresh:
+        trainer.clear()
+    elif trainer.resume():
         print(f"Going on from step {trainer.step} of {settings.steps} in {options.output}")
     trainer.run()
     print(f"{options.output / 'weights.pt'}: {trainer.step} steps in {trainer.seconds / 60:.0f} minutes")

@@ -40,7 +40,7 @@ class Windows:
         self.single = len(self.rows) == len(self.columns) == 1
 
     def split(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) -> (windows * N, C, window, window)."""
+        """(N, C, H, W) -> (windows * N, C, h, w), h and w the window or the smaller side."""
         if self.single:
             return x
         w = self.window

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from tqdm import tqdm
 
 from ..colour import LUMA
 
@@ -51,8 +52,11 @@ def _read_rgb(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def read_pairs(root: Path, left_out: bool, every: int = 1) -> list[Pairs]:
-    """Pairs of each task under `root`: those of the left-out cases, or all others. Raises FileNotFoundError."""
+def read_pairs(root: Path, left_out: bool, every: int = 1, bar: bool = False) -> list[Pairs]:
+    """Pairs of each task under `root`: those of the left-out cases, or all others; with a progress bar if asked.
+
+    Raises OSError (missing or no images) and ValueError (names without a case, images of different size).
+    """
     result = []
     for task, first in TASKS.items():
         folder = Path(root) / task
@@ -60,7 +64,9 @@ def read_pairs(root: Path, left_out: bool, every: int = 1) -> list[Pairs]:
         names = [n for n in names if (case(n) in LEFT_OUT[task]) == left_out][::every]
         if not names:
             raise FileNotFoundError(f"no {task} pairs under {root}")
-        rgb, mri = (np.stack([_read_rgb(folder / kind / n) for n in names]) for kind in (first, "MRI"))
+        files = [[folder / kind / n for n in names] for kind in (first, "MRI")]
+        said = {"desc": f"Reading {task}", "leave": False, "disable": not bar}
+        rgb, mri = (np.stack([_read_rgb(file) for file in tqdm(some, **said)]) for some in files)
         result.append(Pairs(task, names, luminance(rgb), luminance(mri), rgb))
     return result
 

@@ -13,13 +13,16 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from ..errors import FusionError
 from ..network import CONFIGS, ASFEFusion
 from ..network.weights import save
-from .data import LEFT_OUT, batch, read_pairs
+from .data import LEFT_OUT, Pairs, batch
 from .losses import WEIGHTS, fusion_losses, total
 from .validate import sample_picture, table, validate
 
 CHECKPOINT = "checkpoint.pt"
+# What may not change within a run: the schedule and the batches hang on it.
+FIXED = ("steps", "rate", "seed", "config")
 
 
 @dataclass
@@ -42,15 +45,13 @@ class TrainSettings:
 class Trainer:
     """One run in one folder: weights.pt (averaged), checkpoint.pt, log.csv, log.png, validation.md, step_*.png."""
 
-    def __init__(self, settings: TrainSettings) -> None:
-        self.settings = settings
+    def __init__(self, settings: TrainSettings, pairs: list[Pairs], left_out: list[Pairs]) -> None:
+        """`pairs` to train on, `left_out` to validate on; the folder `settings.output` must exist."""
+        self.settings, self.pairs, self.left_out = settings, pairs, left_out
         self.folder = Path(settings.output)
-        self.folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(settings.seed)
         torch.set_num_threads(settings.threads)
         self.device = torch.device(settings.device)
-        self.pairs = read_pairs(settings.data, left_out=False)
-        self.left_out = read_pairs(settings.data, left_out=True, every=2)
         net = ASFEFusion(CONFIGS[settings.config]).to(self.device, memory_format=torch.channels_last)
         self.net = net
         average = get_ema_multi_avg_fn(0.999)
@@ -69,21 +70,37 @@ class Trainer:
         self.seconds = 0.0
 
     def resume(self) -> bool:
-        """Goes on from the folder's checkpoint if there is one."""
+        """Goes on from the folder's checkpoint if there is one. Raises FusionError "resume_differs", "run_damaged"."""
         path = self.folder / CHECKPOINT
         if not path.is_file():
             return False
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        self.net.load_state_dict(state["net"])
-        self.averaged.load_state_dict(state["averaged"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            for name in FIXED:
+                old, new = state["settings"][name], getattr(self.settings, name)
+                if old != new:
+                    raise FusionError("resume_differs", path=self.folder, name=name, old=old, new=new)
+            self.net.load_state_dict(state["net"])
+            self.averaged.load_state_dict(state["averaged"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.step, self.seconds = state["step"], state["seconds"]
+        except FusionError:
+            raise
+        except Exception as error:  # torch raises many kinds for a file that is not its own
+            raise FusionError("run_damaged", path=self.folder) from error
         return True
+
+    def clear(self) -> None:
+        """Removes what an earlier run left in the folder."""
+        for pattern in (CHECKPOINT, "weights.pt", "log.*", "validation.md", "step_*.png"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
 
     def checkpoint(self) -> None:
         """Writes the whole state, and the averaged weights as a file that `load` takes."""
         state = {
+            "settings": asdict(self.settings),
             "net": self.net.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -134,7 +151,7 @@ class Trainer:
         def fuse(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
             return net(a.to(self.device), b.to(self.device)).float().cpu()
 
-        text = table({f"step {self.step}": validate(fuse, self.left_out)})
+        text = table({f"step {self.step}": validate(fuse, self.left_out, bar=True)})
         with open(self.folder / "validation.md", "a", encoding="utf-8") as file:
             file.write(f"## Step {self.step}, {self.seconds / 60:.0f} minutes\n{text}\n")
         sample_picture(fuse, self.left_out, self.folder / f"step_{self.step:06d}.png")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from . import metrics
 from .baselines import BASELINES
@@ -19,7 +20,7 @@ SHOWN = ("SD", "SF", "AG", "MI", "VIF", "CC", "SCD", "PSNR", "Qabf", "Nabf", "SS
 
 
 @torch.no_grad()
-def validate(fuse: Fuse, pairs: list[Pairs], batch: int = 4) -> dict[str, dict[str, float]]:
+def validate(fuse: Fuse, pairs: list[Pairs], batch: int = 4, bar: bool = False) -> dict[str, dict[str, float]]:
     """Mean of each metric by task, of the fused slices as a picture file would hold them.
 
     That is: rounded to 8 bits, the first image's chroma put back, clipped to RGB, and the luminance of that. Clipping
@@ -28,7 +29,8 @@ def validate(fuse: Fuse, pairs: list[Pairs], batch: int = 4) -> dict[str, dict[s
     result = {}
     for task in pairs:
         rows = []
-        for start in range(0, len(task.names), batch):
+        starts = range(0, len(task.names), batch)
+        for start in tqdm(starts, desc=f"Judging {task.task}", leave=False, disable=not bar):
             a, b = task.tensors(slice(start, start + batch))
             f = fuse(a, b).clamp(0, 1).mul(255).round().squeeze(1).numpy().astype(np.int16)
             rgb = task.rgb[start : start + batch].astype(np.int16)
@@ -74,7 +76,8 @@ def main() -> None:
     net = load(options.weights)
     pairs = [p for p in read_pairs(options.data, left_out=True) if p.task == "CT-MRI"]
     pairs += [p for p in read_pairs(options.data, left_out=True, every=options.every) if p.task != "CT-MRI"]
-    results = {"ours": validate(net, pairs)} | {name: validate(fuse, pairs) for name, fuse in BASELINES.items()}
+    methods = {"ours": net, **BASELINES}
+    results = {name: validate(fuse, pairs, bar=True) for name, fuse in methods.items()}
     print(f"{net.weights_name} {net.weights_hash}\n{table(results)}")
     if options.picture:
         sample_picture(net, pairs, options.picture)
