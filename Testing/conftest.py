@@ -28,6 +28,12 @@ def real_pairs():
     return _beside("hmif_train")
 
 
+@pytest.fixture(scope="session")
+def real_published():
+    """Folder of the published network's layout and reference, or None with a warning."""
+    return _beside("../asfe")
+
+
 def _beside(name):
     folder = SHARED / "data" / name
     if folder.is_dir():

@@ -8,14 +8,24 @@ from torch import nn
 from .configs import NetworkConfig
 
 
+def published_spectrum(parts: torch.Tensor) -> torch.Tensor:
+    """What the published code hands to its inverse transform: (N, C, h, w, 2) -> complex (N, C, w, 2).
+
+    It takes the first two rows for real and imaginary part, where the last axis was meant, so that its frequency
+    branch keeps two rows of the spectrum and nothing else. Found from `reference_forward.npz`, which only this fits.
+    """
+    return torch.complex(parts[:, :, 0], parts[:, :, 1])
+
+
 class SpectrumMask(nn.Module):
     """Spectrum of (N, C, H, W) features -> the same, its channels mixed and its frequencies weighted.
 
     Real and imaginary parts interleave as 2 C channels (c0 real, c0 imaginary, c1 real, ...).
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, published_inverse: bool) -> None:
         super().__init__()
+        self.complex = published_spectrum if published_inverse else torch.view_as_complex
         self.mix = nn.Conv2d(2 * channels, 2 * channels, 1, bias=False)
         self.bn = nn.BatchNorm2d(2 * channels)
         self.mask = nn.Conv2d(2, 1, 7, padding=3, bias=False)
@@ -26,7 +36,7 @@ class SpectrumMask(nn.Module):
         z = torch.relu(self.bn(self.mix(parts)))
         mask = torch.sigmoid(self.mask(torch.cat([z.mean(1, keepdim=True), z.amax(1, keepdim=True)], 1)))
         z = (z * mask).float().view(n, c, 2, h, w).permute(0, 1, 3, 4, 2)
-        return torch.view_as_complex(z.contiguous())
+        return self.complex(z.contiguous())
 
 
 class AFF(nn.Module):
@@ -40,7 +50,9 @@ class AFF(nn.Module):
         super().__init__()
         self.shared = config.shared
         self.norm = "ortho" if config.normalised_spectrum else "backward"
-        self.masks = nn.ModuleList(SpectrumMask(channels) for _ in range(1 if self.shared else 2))
+        self.masks = nn.ModuleList(
+            SpectrumMask(channels, config.published_inverse) for _ in range(1 if self.shared else 2)
+        )
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         n, size = x.shape[0], x.shape[-2:]

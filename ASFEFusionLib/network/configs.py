@@ -34,6 +34,9 @@ class NetworkConfig:
     expert_residual: bool  # SFEF adds to its input
     normalised_spectrum: bool  # AFF's transform is orthonormal, so that its values do not grow with the window
     align_corners: bool  # of the decoder's bilinear upsampling
+    published_inverse: bool = (
+        False  # AFF's inverse transform as the published code has it, see `aff.published_spectrum`
+    )
 
     def to_dict(self) -> dict:
         """Plain values, as they are stored beside the weights."""
@@ -98,6 +101,7 @@ PAPER = NetworkConfig(
     expert_residual=False,
     normalised_spectrum=False,
     align_corners=True,
+    published_inverse=True,
 )
 
 CONFIGS = {config.name: config for config in (COMPACT, PAPER)}

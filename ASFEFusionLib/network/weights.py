@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import torch
 
 from ..errors import FusionError
 from .asfe import ASFEFusion
-from .configs import COMPACT, NetworkConfig
+from .configs import COMPACT, PAPER, NetworkConfig
+from .published import MARK, fill
 
 FORMAT = "ASFEFusion weights 1"
 # The same place beside the package in the source tree and in an installed extension.
@@ -66,7 +68,7 @@ def save(path: str | os.PathLike, net: ASFEFusion, about: dict[str, str]) -> Non
 def _read(path: Path) -> dict:
     try:
         # weights_only: tensors and plain values, nothing that could run
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises many kinds for a file that is not its own
         raise FusionError("weights_damaged", path=str(path)) from error
 
@@ -74,12 +76,26 @@ def _read(path: Path) -> dict:
 def load(name_or_path: str | os.PathLike | None = None, device: str = "cpu") -> ASFEFusion:
     """The network in eval mode on `device`, called as net(a, b) on (N, 1, H, W) tensors in [0, 1].
 
-    `name_or_path`: name of shipped weights ("compact", the default) or a file. The module's `weights_name`,
-    `weights_hash` (SHA-256 of the file) and `about` say what was loaded. Raises FusionError: weights_missing,
-    weights_damaged, weights_other.
+    `name_or_path`: name of shipped weights ("compact", the default), or a file of `save` or of the paper's authors.
+    The module's `weights_name`, `weights_hash` (SHA-256 of the file) and `about` say what was loaded. Raises
+    FusionError: weights_missing, weights_damaged, weights_other, weights_incomplete.
     """
     path = find(name_or_path)
     content = _read(path)
+    net = _published(content, path) if isinstance(content, dict) and MARK in content else _ours(content, path)
+    net.weights_name, net.weights_hash = path.stem, file_hash(path)
+    return net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+
+
+def _published(content: dict, path: Path) -> ASFEFusion:
+    with torch.device("meta"):  # no memory until the checkpoint's own tensors are put in
+        net = ASFEFusion(PAPER)
+    fill(net, content, path)
+    net.about = {"training": "a checkpoint of the published network"}
+    return net
+
+
+def _ours(content: object, path: Path) -> ASFEFusion:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise FusionError("weights_other", path=str(path))
     try:
@@ -90,5 +106,5 @@ def load(name_or_path: str | os.PathLike | None = None, device: str = "cpu") -> 
         raise FusionError("weights_other", path=str(path)) from error
     if not intact:
         raise FusionError("weights_damaged", path=str(path))
-    net.weights_name, net.weights_hash, net.about = path.stem, file_hash(path), content.get("about", {})
-    return net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    net.about = content.get("about", {})
+    return net
