@@ -61,7 +61,7 @@ MESSAGES = {
     "data_missing": "{path} lacks training pairs ({why}): give the folder that holds CT-MRI, PET-MRI and SPECT-MRI.",
     "weights_missing": "There are no weights {path}: give a file of weights or one of the shipped names ({known}).",
     "weights_damaged": "The weights file {path} is damaged: get it again, or leave the option out for the shipped one.",
-    "weights_incomplete": "{path} lacks {count} tensors of the published network, or misshapes them ({names}): get it whole.",
+    "weights_incomplete": "{path} lacks {count} tensors of the published network or misshapes them ({names}): get all.",
     "weights_other": "{path} holds no weights of a network known here: give a file written by the train command.",
 }
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ASFEFusionLib.errors import FusionError
+from ASFEFusionLib.integrity import check_nifti, check_whole
 from ASFEFusionLib.volume import Volume, check_geometry, check_voxels, from_sitk, image_matrix, native, to_sitk
-from ASFEFusionLib.whole import check_nifti, check_whole
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

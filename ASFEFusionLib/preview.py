@@ -84,13 +84,12 @@ def preview(
 def _middle(volume: Volume) -> np.ndarray:
     """Centre (LPS, mm) of the voxels, weighted by their value above the least."""
     values = volume.voxels.max(-1) if volume.rgb else volume.voxels
-    values = values.astype(np.float32) - values.min()
-    total = float(values.sum()) or 1.0
+    least = float(values.min())
     centre = []
     for axis in (2, 1, 0):
         others = tuple(n for n in range(3) if n != axis)
-        profile = values.sum(others)
-        centre.append(float((profile * np.arange(len(profile))).sum() / total))
+        profile = values.mean(others, dtype=np.float64) - least  # no copy of the volume
+        centre.append(float((profile * np.arange(len(profile))).sum() / (profile.sum() or 1.0)))
     return (volume.ijk_to_physical @ [*centre, 1])[:3]
 
 

@@ -95,6 +95,20 @@ def test_the_end_of_a_volume_leaves_no_edge():
     assert np.abs(row[20:30] - row[5:20].mean()).max() < 25
 
 
+def test_the_network_itself_is_faded_in(monkeypatch):
+    """Even if it gave pure white: no step where the second volume begins."""
+    monkeypatch.setattr(engine.Engine, "fuse", lambda self, a, b, beat: np.ones_like(a))
+    big = Volume(np.linspace(0.1, 0.2, 100 * 100, dtype=np.float32).reshape(1, 100, 100), np.eye(4), modality="MR")
+    matrix = np.eye(4)
+    matrix[0, 3] = 50
+    small = replace(big, voxels=big.voxels[..., :50], ijk_to_physical=matrix)
+    fused, _ = fuse(big, small, FusionSettings(window_first=(0, 1), window_second=(0, 1)))
+    row = fused.voxels[0, 50].astype(int)
+    assert row[45] < 210
+    assert row[70] == 1000
+    assert np.diff(row).max() < 260
+
+
 def test_exchanged_inputs_give_the_same_picture(heads):
     one, _ = fuse(heads["CT"], heads["MR"], FusionSettings(grid="first"))
     other, _ = fuse(heads["MR"], heads["CT"], FusionSettings(grid="second"))
