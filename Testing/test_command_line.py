@@ -224,7 +224,11 @@ def test_an_interrupted_run_leaves_nothing(folder, kind):
     before = listing(folder)
     command = [sys.executable, "-m", "ASFEFusionLib", "fuse", "CT.nrrd", "MR.nrrd", "--output", "f.nrrd"]
     command += ["--grid", "finest", "--threads", "1"]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE)
+
+    def heeding():  # a test run in the background ignores Ctrl-C, and so would its children
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, preexec_fn=heeding)  # noqa: PLW1509
     said = b""
     deadline = time.monotonic() + 60
     while b"Slice" not in said and time.monotonic() < deadline:

@@ -485,11 +485,13 @@ def test_signs_go_on_while_one_call_takes_long(heads, monkeypatch, cancel):
             moments.append(time.monotonic())
 
     monkeypatch.setattr(space, "resample", slow)
+    running = threading.active_count()
     if cancel:
         began = time.monotonic()
         with pytest.raises(Cancelled):
             fuse(heads["CT"], heads["MR"], progress=progress, cancelled=lambda: len(moments) > 2)
         assert time.monotonic() - began < 1.4
+        assert threading.active_count() == running  # nothing goes on behind the caller's back
     else:
         fuse(heads["CT"], heads["MR"], progress=progress)
         assert len(moments) > 10
