@@ -53,6 +53,9 @@ def fuse(
     report = FusionReport(versions=versions())
     pair = _check_pair(first, second, settings)
     with run.stage("windows", 0.0, 0.04, "Reading the values"):
+        for place, volume in zip(PLACES, pair, strict=True):
+            named = getattr(settings, f"modality_{place}")
+            report.modalities[place] = named or intensity.guess_modality(volume)
         sources = [_source(volume, place, settings, report) for volume, place in zip(pair, PLACES, strict=True)]
         paint = _paint(sources, settings, report)
     with run.stage("network", 0.04, 0.08, "Loading the weights"):
@@ -155,7 +158,8 @@ def _check_pair(first: Volume, second: Volume, settings: FusionSettings) -> list
 
 def _source(volume: Volume, place: str, settings: FusionSettings, report: FusionReport) -> _Source:
     """The volume at `place` ("first", "second") made ready; its window goes into the report."""
-    modality = getattr(settings, f"modality_{place}") or intensity.guess_modality(volume)
+    modality = report.modalities[place]
+    partner = report.modalities["second" if place == "first" else "first"]
     window = getattr(settings, f"window_{place}")
     eight_bit, chroma = intensity.eight_bit(volume), None
     if volume.rgb:
@@ -167,10 +171,9 @@ def _source(volume: Volume, place: str, settings: FusionSettings, report: Fusion
     if modality is None and window is None and not eight_bit:
         report.warnings.append(Notice("modality_unknown", {"name": volume.name}))
     as_it_is = eight_bit and window is None
-    chosen = intensity.EIGHT_BIT if as_it_is else intensity.choose_window(volume, modality, window)
+    chosen = intensity.EIGHT_BIT if as_it_is else intensity.choose_window(volume, modality, window, partner)
     units = volume.units or ("HU" if modality == "CT" else None)
     report.windows[place] = {"low": chosen.low, "high": chosen.high, "source": chosen.source, "units": units}
-    report.modalities[place] = modality
     return _Source(volume, modality, chosen, volume.name, chroma, eight_bit)
 
 

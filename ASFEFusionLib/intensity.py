@@ -20,7 +20,9 @@ PRESETS = {
     "pet-suv-10": (0.0, 10.0, "SUV"),
     "pet-suv-15": (0.0, 15.0, "SUV"),
 }
-CT_AUTOMATIC = "ct-soft-tissue"
+# The automatic window of CT. Beside MR, whose soft tissue is better, CT is there for the bone: its own soft tissue,
+# bright and noisy in a narrow window, would cover the MR's. Beside PET and SPECT it is the only anatomy.
+CT_BESIDE_MR, CT_BESIDE_OTHERS = "ct-bone", "ct-soft-tissue"
 # The automatic rules look at this many voxels at most, evenly spread.
 SAMPLE = 2_000_000
 
@@ -83,15 +85,16 @@ def sample(voxels: np.ndarray) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def automatic_window(volume: Volume, modality: str | None) -> Window:
-    """The window for a modality.
+def automatic_window(volume: Volume, modality: str | None, partner: str | None = None) -> Window:
+    """The window for a modality, beside a `partner` modality (None: not known, most likely MR).
 
-    CT: soft tissue (-160 to 240 HU). PET, SPECT: 0 to the 99.5th percentile of the uptake above 5 % of the greatest.
-    MR and all else: from the 0.5th percentile of all values to the 99.5th of those above the mean (the body).
-    `volume` must be finite and not constant.
+    CT: bone (-450 to 1050 HU) beside MR, soft tissue (-160 to 240 HU) beside PET, SPECT and CT. PET, SPECT: 0 to the
+    99.5th percentile of the uptake above 5 % of the greatest. MR and all else: from the 0.5th percentile of all values
+    to the 99.5th of those above the mean (the body). `volume` must be finite and not constant.
     """
     if modality == "CT":
-        return Window(*PRESETS[CT_AUTOMATIC][:2], f"automatic: {CT_AUTOMATIC}")
+        preset = CT_BESIDE_MR if partner in ("MR", None) else CT_BESIDE_OTHERS
+        return Window(*PRESETS[preset][:2], f"automatic: {preset}")
     values = sample(volume.voxels)
     if modality in ("PET", "SPECT"):
         uptake = values[values > 0.05 * np.percentile(values, 99.9)]
@@ -110,10 +113,18 @@ def _percentile(values: np.ndarray, percent: float) -> float:
     return float(np.percentile(values, percent)) if values.size else 0.0
 
 
-def choose_window(volume: Volume, modality: str | None, setting: str | tuple[float, float] | None) -> Window:
-    """The window that the setting asks for. Raises FusionError "window_units" if a preset is for other units."""
+def choose_window(
+    volume: Volume,
+    modality: str | None,
+    setting: str | tuple[float, float] | None,
+    partner: str | None = None,
+) -> Window:
+    """The window that the setting asks for; None: automatic, see `automatic_window`.
+
+    Raises FusionError "window_units" if a preset is for other units.
+    """
     if setting is None:
-        return automatic_window(volume, modality)
+        return automatic_window(volume, modality, partner)
     if isinstance(setting, str):
         low, high, units = PRESETS[setting]
         known = volume.units or ("HU" if modality == "CT" else None)

@@ -173,6 +173,14 @@ def test_the_uptake_beyond_its_volume_colours_nothing(heads):
     assert np.ptp(fused.voxels[outside].astype(int), axis=-1).max() == 0
 
 
+def test_ct_is_windowed_by_its_partner(heads):
+    for pair, place in ((("CT", "MR"), "first"), (("MR", "CT"), "second")):
+        _, report = fuse(*(heads[m] for m in pair))
+        assert report.windows[place] == {"low": -450, "high": 1050, "source": "automatic: ct-bone", "units": "HU"}
+    _, report = fuse(heads["CT"], heads["PET"])
+    assert report.windows["first"]["source"] == "automatic: ct-soft-tissue"
+
+
 def test_which_volume_takes_the_colour(heads):
     _, report = fuse(heads["PET"], heads["MR"], FusionSettings(colour="hot"))
     assert report.colour["volume"] == "first"

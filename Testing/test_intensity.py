@@ -56,7 +56,8 @@ def test_empty_windows(bad):
 
 
 def test_automatic_rules(heads):
-    assert automatic_window(heads["CT"], "CT").low == -160
+    assert [automatic_window(heads["CT"], "CT", partner).low for partner in ("MR", None)] == [-450, -450]
+    assert [automatic_window(heads["CT"], "CT", partner).low for partner in ("PET", "SPECT", "CT")] == [-160] * 3
     mr = automatic_window(heads["MR"], "MR")
     assert mr.low < 60
     assert mr.high > 700

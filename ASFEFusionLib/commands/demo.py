@@ -18,8 +18,6 @@ from ..settings import FusionSettings
 from ..volume import Volume
 from .terminal import add_engine_arguments, progress_bar, say_warnings, together
 
-# Bone must stay told apart from the rest here, so CT takes a wider window than its automatic one.
-CT_WINDOW = "ct-bone"
 VOLUMES = ("phantom_CT", "phantom_MR", "phantom_PET", "fused_CT_MR", "fused_MR_PET")
 OUTPUTS = (*(f"{name}.nrrd" for name in VOLUMES), "demo.png")
 
@@ -54,7 +52,7 @@ def _make(options: argparse.Namespace, files: dict[str, Path]) -> None:
         progress(1.0, "Done")
     fused = {}
     for first, second, settings in (
-        ("CT", "MR", FusionSettings(window_first=CT_WINDOW, **common)),
+        ("CT", "MR", FusionSettings(**common)),
         ("MR", "PET", FusionSettings(colour="hot", **common)),
     ):
         with progress_bar(f"Fusing {first} + {second}") as progress:
