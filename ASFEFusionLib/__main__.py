@@ -42,6 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     except FusionError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a name that is too long, a disk that went away
+        print(f"Error: {error.filename or 'a file'} cannot be used: {error.strerror or error}.", file=sys.stderr)
+        return 1
     except (KeyboardInterrupt, Cancelled):
         print("Interrupted: no output was left half-written.", file=sys.stderr)
         return 130

@@ -106,7 +106,7 @@ def cpu_threads(count: int | None) -> Iterator[None]:
         return
     torch = _torch()
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(min(count, os.cpu_count() or 1))  # far more than there are bring torch down
     try:
         yield
     finally:

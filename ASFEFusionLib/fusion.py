@@ -49,14 +49,26 @@ def fuse(
     Raises FusionError (bad input, no overlap, weights, device, memory) and Cancelled.
     """
     settings = replace(settings) if settings else FusionSettings()  # checked once more: fields may have been set since
-    run = _Run(progress, cancelled)
+    try:
+        return _fuse(first, second, settings, _Run(progress, cancelled))
+    except MemoryError as error:
+        raise FusionError("memory_out", device="this machine") from error
+    except RuntimeError as error:  # ITK's and torch's own ways to say so
+        if "allocate memory" in str(error):
+            raise FusionError("memory_out", device="this machine") from error
+        raise
+
+
+def _fuse(first: Volume, second: Volume, settings: FusionSettings, run: _Run) -> tuple[Volume, FusionReport]:
     report = FusionReport(versions=versions())
     pair = _check_pair(first, second, settings)
     with run.stage("windows", 0.0, 0.04, "Reading the values"):
         for place, volume in zip(PLACES, pair, strict=True):
             named = getattr(settings, f"modality_{place}")
             report.modalities[place] = named or intensity.guess_modality(volume)
-        sources = [_source(volume, place, settings, report) for volume, place in zip(pair, PLACES, strict=True)]
+        sources = run.aside(
+            lambda _: [_source(volume, place, settings, report) for volume, place in zip(pair, PLACES, strict=True)]
+        )
         paint = _paint(sources, settings, report)
     with run.stage("network", 0.04, 0.08, "Loading the weights"):
         engine = run.aside(lambda _: Engine(settings.weights, settings.device))
@@ -153,6 +165,8 @@ def _check_pair(first: Volume, second: Volume, settings: FusionSettings) -> list
         second = replace(second, ijk_to_physical=first.ijk_to_physical)
     if first.rgb and settings.grid != "first":
         raise FusionError("picture_grid", name=first.name)
+    if first.rgb and settings.colour is not None:
+        raise FusionError("picture_colour", name=first.name)
     return [first, second]
 
 

@@ -63,7 +63,9 @@ def check_window(setting: object) -> str | tuple[float, float] | None:
         low, high = (float(v) for v in setting)
     except (TypeError, ValueError) as error:
         raise FusionError("window_unknown", value=setting, choices=", ".join(PRESETS)) from error
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+    with np.errstate(all="ignore"):  # voxels are float32: so must the window and its slope be
+        slope = 1 / (np.float32(high) - np.float32(low))
+    if not (np.float32(low) < np.float32(high) and math.isfinite(slope) and slope > 0):
         raise FusionError("window_empty", low=low, high=high)
     return (low, high)
 

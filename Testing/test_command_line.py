@@ -277,6 +277,14 @@ def test_messages_name_the_users_path(folder, monkeypatch, capsys):
     assert capsys.readouterr().err.splitlines()[-1].startswith("Error: f.nrrd could not be written")
 
 
+def test_names_that_no_disk_takes(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    long = "a" * 300 + ".nrrd"
+    for arguments in ((long, "MR.nrrd", "--output", "f.nrrd"), ("CT.nrrd", "MR.nrrd", "--output", long)):
+        assert main(["fuse", *arguments]) == 1
+        assert capsys.readouterr().err.splitlines()[-1].startswith("Error: ")
+
+
 def test_a_window_may_begin_with_a_minus(folder):
     report = folder / "r.json"
     arguments = ["--output", str(folder / "f.nrrd"), "--window-first", "-500,500", "--report", str(report)]
@@ -296,7 +304,8 @@ def test_fuse_folder_takes_empty_slices_and_refuses_doubles(tmp_path, capsys):
 
 def test_fuse_folder_output_that_cannot_be(tmp_path, capsys):
     arguments = picture_folders(tmp_path)
-    for bad in (tmp_path / "none" / "out", tmp_path / "A", tmp_path / "A" / "0.png"):
+    (tmp_path / "blocked" / "1.png").mkdir(parents=True)
+    for bad in (tmp_path / "none" / "out", tmp_path / "A", tmp_path / "A" / "0.png", tmp_path / "blocked"):
         before = listing(tmp_path)
         assert main(["fuse-folder", *arguments[:-1], str(bad)]) == 1
         assert capsys.readouterr().err.startswith("Error: ")

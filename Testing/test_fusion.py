@@ -305,6 +305,19 @@ def test_threads_are_a_whole_number_above_0(bad):
     assert caught.value.code == "setting_not_positive"
 
 
+def test_more_threads_than_there_are(heads):
+    fuse(heads["CT"], heads["MR"], FusionSettings(threads=100_000))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("Failed to allocate memory for image.")])
+def test_memory_that_does_not_suffice(heads, monkeypatch, error):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(space, "resample", full)
+    assert refused(heads["CT"], heads["MR"]) == "memory_out"
+
+
 def test_settings_are_checked_again_when_used(heads):
     settings = FusionSettings()
     settings.grid = "third"

@@ -48,7 +48,9 @@ def test_unknown_windows(bad):
     assert caught.value.code == "window_unknown"
 
 
-@pytest.mark.parametrize("bad", [(5, 5), (9, 1), (0, float("nan")), (0, float("inf"))])
+@pytest.mark.parametrize(
+    "bad", [(5, 5), (9, 1), (0, float("nan")), (0, float("inf")), (-1e300, 1e300), (0, 1e-300), (1e9, 1e9 + 1)]
+)
 def test_empty_windows(bad):
     with pytest.raises(FusionError) as caught:
         check_window(bad)

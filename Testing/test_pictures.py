@@ -68,6 +68,9 @@ def test_pictures_with_and_without_a_place():
     with pytest.raises(FusionError) as caught:
         fuse(rgb, grey, FusionSettings(grid="second"))
     assert caught.value.code == "picture_grid"
+    with pytest.raises(FusionError) as caught:
+        fuse(rgb, grey, FusionSettings(colour="hot"))
+    assert caught.value.code == "picture_colour"
 
 
 def test_16_bit_pictures_give_8_bits():

@@ -10,9 +10,9 @@ from PIL import Image
 from ASFEFusionLib.__main__ import main
 from ASFEFusionLib.network import load
 from ASFEFusionLib.research.baselines import BASELINES
-from ASFEFusionLib.research.data import LEFT_OUT, TASKS, batch, case, read_pairs
+from ASFEFusionLib.research.data import LEFT_OUT, TASKS, Pairs, batch, case, read_pairs
 from ASFEFusionLib.research.losses import WEIGHTS, fusion_losses, total
-from ASFEFusionLib.research.validate import table, validate
+from ASFEFusionLib.research.validate import end_effect, table, validate, whiteness
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,10 @@ def test_train_resume_and_load(data, tmp_path, monkeypatch):
     for name, tensor in whole.state_dict().items():
         assert torch.allclose(tensor, parts.state_dict()[name], atol=1e-5), name
     assert "4 of 4 steps" in parts.about["training"]
-    with open(tmp_path / "parts" / "log.csv", encoding="utf-8") as file:
+    log = tmp_path / "parts" / "log.csv"
+    log.write_text(log.read_text() + "5,half a r")  # as a killed run leaves it
+    assert train(data, tmp_path / "parts", 4) == 0
+    with open(log, encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]
     assert "CT-MRI" in (tmp_path / "parts" / "validation.md").read_text()
@@ -117,6 +120,36 @@ def test_a_run_that_would_be_another(data, tmp_path, monkeypatch, capsys):
     assert train(data, run, 2) == 1
     (data / "CT-MRI" / "CT" / "name.png").unlink()
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_slices_that_are_too_small(tmp_path, capsys):
+    for task, first in TASKS.items():
+        for kind in (first, "MRI"):
+            (tmp_path / task / kind).mkdir(parents=True)
+            for number in (2, min(LEFT_OUT[task])):
+                Image.fromarray(np.zeros((90, 90), np.uint8)).save(tmp_path / task / kind / f"{number}005.png")
+    assert train(tmp_path, tmp_path / "run", 1) == 1
+    assert "256 pixels" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("bad", [["--rate", "nan"], ["--rate", "-1"], ["--threads", "0"], ["--seed", "-3"]])
+def test_options_that_make_no_sense(tmp_path, bad):
+    with pytest.raises(SystemExit) as caught:
+        train(tmp_path, tmp_path / "run", 1, *bad)
+    assert caught.value.code == 2
+
+
+def test_figures_of_the_model_card():
+    """White where it should be, and steady where a fusion looks at each pixel alone."""
+    a = np.full((2, 160, 160), 255, np.uint8)
+    b = np.random.default_rng(0).integers(0, 255, a.shape).astype(np.uint8)
+    pairs = Pairs("CT-MRI", ["1", "2"], a, b, np.repeat(a[..., None], 3, -1))
+    assert whiteness(BASELINES["MAX"], pairs) == (255, 0)
+    mean, part = whiteness(BASELINES["AVG"], pairs)
+    assert mean < 200
+    assert 0.4 < part < 0.7
+    assert end_effect(BASELINES["MAX"], pairs) == (0, 0)
 
 
 def test_training_data_that_are_not_there(tmp_path, capsys):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import FusionError
 from ..files import check_output, read, write
 from ..fusion import SCALE, fuse, result_like
 from ..intensity import Window
@@ -39,6 +40,9 @@ def run(options: argparse.Namespace) -> None:
     check_output(options.output, inputs)
     check_plain_output(options.report, inputs, (".json",))
     check_plain_output(options.preview, inputs, (".png",))
+    for other in (options.report, options.preview):
+        if other is not None and other.resolve() == options.output.resolve():
+            raise FusionError("outputs_same", path=other)
     with progress_bar("Fusing") as progress:
         progress(0.0, f"Reading {options.first.name}")
         first = read(options.first)

@@ -27,6 +27,9 @@ def run(options: argparse.Namespace) -> None:
     settings = replace(fusion_settings(options), allow_blank=True)
     names = matching_names(options.first, options.second)
     check_folder(options.output, [options.first, options.second])
+    for name in names:
+        if (options.output / output_name(name)).is_dir():
+            raise FusionError("output_is_folder", path=options.output / output_name(name))
     # All results appear together: made in a folder beside, moved when the last one is whole.
     part = options.output.resolve().with_name(f".{uuid.uuid4().hex}")
     warnings: dict[str, int] = {}
@@ -57,6 +60,10 @@ def run(options: argparse.Namespace) -> None:
     print(f"{options.output}: {len(names)} fused images on {report.device}. {report.note}")
 
 
+def _is_image(path: Path) -> bool:
+    return extension(path) in READABLE and not path.name.startswith(".") and path.is_file()
+
+
 def _named(path: Path) -> Volume:
     """The file's volume under its folder's and file's name: in messages both files would have the same one."""
     volume = read(path)
@@ -73,7 +80,7 @@ def matching_names(first: Path, second: Path) -> list[str]:
     for folder in (first, second):
         if not folder.is_dir():
             raise FusionError("folder_missing", path=folder)
-        found.append({p.name for p in folder.iterdir() if extension(p) in READABLE and not p.name.startswith(".")})
+        found.append({p.name for p in folder.iterdir() if _is_image(p)})
     common, lonely = sorted(found[0] & found[1]), sorted(found[0] ^ found[1])
     if not common:
         raise FusionError("folder_unlike", first=first, second=second)

@@ -100,6 +100,8 @@ def together(*paths: Path | None) -> Iterator[list[Path | None]]:
     for path in wanted:
         if wanted.count(path) > 1:
             raise FusionError("outputs_same", path=path)
+        if path.is_dir():
+            raise FusionError("output_is_folder", path=path)
     try:
         with say_instead({str(part): path for part, path in zip(parts, paths, strict=True) if part}):
             yield parts

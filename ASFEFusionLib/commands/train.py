@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
+import tempfile
 from pathlib import Path
 
 from ..engine import pick_device
@@ -15,13 +17,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, help="folder with CT-MRI, PET-MRI and SPECT-MRI")
     parser.add_argument("--output", type=Path, default=Path("runs/compact"), help="folder of the run")
     parser.add_argument("--steps", type=positive, default=9000)
-    parser.add_argument("--rate", type=float, default=2e-3, help="greatest learning rate")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rate", type=positive_number, default=2e-3, help="greatest learning rate")
+    parser.add_argument("--seed", type=int, choices=range(1_000_000), metavar="0..999999", default=1)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=positive, default=1)
-    parser.add_argument("--picture-minutes", type=float, default=10, help="between validations and sample pictures")
-    parser.add_argument("--checkpoint-minutes", type=float, default=2)
+    parser.add_argument(
+        "--picture-minutes", type=positive_number, default=10, help="between validations and sample pictures"
+    )
+    parser.add_argument("--checkpoint-minutes", type=positive_number, default=2)
     parser.add_argument("--fresh", action="store_true", help="begin anew, not from the folder's checkpoint")
+
+
+def positive_number(text: str) -> float:
+    """A finite number above 0, for argparse."""
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(text)
+    return value
 
 
 def run(options: argparse.Namespace) -> None:
@@ -48,6 +60,8 @@ def run(options: argparse.Namespace) -> None:
         raise FusionError("data_missing", path=options.data, why=error) from error
     try:
         options.output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=options.output):
+            pass
     except OSError as error:
         raise FusionError("output_not_writable", path=options.output) from error
     trainer = Trainer(settings, *pairs)

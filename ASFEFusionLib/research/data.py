@@ -67,6 +67,8 @@ def read_pairs(root: Path, left_out: bool, every: int = 1, bar: bool = False) ->
         files = [[folder / kind / n for n in names] for kind in (first, "MRI")]
         said = {"desc": f"Reading {task}", "leave": False, "disable": not bar}
         rgb, mri = (np.stack([_read_rgb(file) for file in tqdm(some, **said)]) for some in files)
+        if min(rgb.shape[1:3]) < max(CROPS) or rgb.shape != mri.shape:
+            raise ValueError(f"{task} slices must be of one size, {max(CROPS)} pixels a side or more")
         result.append(Pairs(task, names, luminance(rgb), luminance(mri), rgb))
     return result
 

@@ -85,11 +85,20 @@ class Trainer:
             self.optimiser.load_state_dict(state["optimiser"])
             self.schedule.load_state_dict(state["schedule"])
             self.step, self.seconds = state["step"], state["seconds"]
+            self._cut_log()
         except FusionError:
             raise
         except Exception as error:  # torch raises many kinds for a file that is not its own
             raise FusionError("run_damaged", path=self.folder) from error
         return True
+
+    def _cut_log(self) -> None:
+        """Leaves out of the log what came after the checkpoint: a killed run does those steps again."""
+        log = self.folder / "log.csv"
+        if log.is_file():
+            head, *rows = log.read_text(encoding="utf-8").splitlines()
+            kept = [row for row in rows if row.partition(",")[0].isdigit() and int(row.partition(",")[0]) <= self.step]
+            log.write_text("\n".join([head, *kept]) + "\n", encoding="utf-8")
 
     def clear(self) -> None:
         """Removes what an earlier run left in the folder."""
@@ -186,7 +195,8 @@ class Trainer:
                         shown = time.monotonic()
             finally:
                 bar.close()
-                self.checkpoint()
+                if self.step:
+                    self.checkpoint()
         self.report()
 
 
