@@ -64,8 +64,9 @@ def check_window(setting: object) -> str | tuple[float, float] | None:
     except (TypeError, ValueError) as error:
         raise FusionError("window_unknown", value=setting, choices=", ".join(PRESETS)) from error
     with np.errstate(all="ignore"):  # voxels are float32: so must the window and its slope be
-        slope = 1 / (np.float32(high) - np.float32(low))
-    if not (np.float32(low) < np.float32(high) and math.isfinite(slope) and slope > 0):
+        least, most = np.float32(low), np.float32(high)
+        slope = 1 / (most - least)
+    if not (least < most and math.isfinite(slope) and slope > 0):
         raise FusionError("window_empty", low=low, high=high)
     return (low, high)
 
