@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument(
-        "--picture-minutes", type=positive_number, default=10, help="between validations and sample pictures"
+        "--picture-minutes", type=positive_number, default=5, help="between validations and sample pictures"
     )
     parser.add_argument("--checkpoint-minutes", type=positive_number, default=2)
     parser.add_argument("--fresh", action="store_true", help="begin anew, not from the folder's checkpoint")

@@ -38,7 +38,7 @@ class TrainSettings:
     threads: int = 1
     reduced: bool = True  # bfloat16 in the network's convolutions; losses and FFT stay in float32
     checkpoint_minutes: float = 2.0
-    picture_minutes: float = 10.0
+    picture_minutes: float = 5.0
     config: str = "compact"
 
 
