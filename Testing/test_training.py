@@ -176,3 +176,4 @@ def test_shipped_weights_beat_the_classical_ones_on_the_left_out_cases(real_pair
             assert ours[task][metric] > others[0][task][metric], (task, metric)  # AVG
         assert ours[task]["SCD"] > others[0][task]["SCD"]
         assert ours[task]["Nabf"] < others[2][task]["Nabf"] + 0.01  # LP
+    assert end_effect(net, pairs[0])[1] < 40  # without the margin round each slice: 92

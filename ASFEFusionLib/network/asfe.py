@@ -42,12 +42,14 @@ class ASFEFusion(nn.Module):
         if a.shape != b.shape or a.ndim != 4 or a.shape[1] != 1:
             raise ValueError(f"two slices of one shape (N, 1, H, W) are needed, not {tuple(a.shape)}, {tuple(b.shape)}")
         n, _, height, width = a.shape
-        pad = (0, -width % self.config.multiple, 0, -height % self.config.multiple)
+        m, multiple = self.config.margin, self.config.multiple
+        pad = (m, m + (-width - 2 * m) % multiple, m, m + (-height - 2 * m) % multiple)
+        inside = (..., slice(m, m + height), slice(m, m + width))
         both = torch.cat([a, b])
         features = self.encoder(F.pad(both, pad, mode="replicate") if any(pad) else both)
         fused = [fusion(x[:n], x[n:]) for fusion, x in zip(self.fusion, features[self.first_level :], strict=True)]
         x = self.decoder(fused)
         if self.config.head == "direct":
-            return self.head(x)[..., :height, :width]
+            return self.head(x)[inside]
         w, residual = self.head(x, features)
-        return blend(a, b, w[..., :height, :width], residual[..., :height, :width])
+        return blend(a, b, w[inside], residual[inside])

@@ -34,9 +34,8 @@ class NetworkConfig:
     expert_residual: bool  # SFEF adds to its input
     normalised_spectrum: bool  # AFF's transform is orthonormal, so that its values do not grow with the window
     align_corners: bool  # of the decoder's bilinear upsampling
-    published_inverse: bool = (
-        False  # AFF's inverse transform as the published code has it, see `aff.published_spectrum`
-    )
+    margin: int  # slices are continued by so many of their end values all round: the convolutions' zeros stay outside
+    published_inverse: bool  # AFF's inverse transform as the published code has it, see `aff.published_spectrum`
 
     def to_dict(self) -> dict:
         """Plain values, as they are stored beside the weights."""
@@ -75,6 +74,8 @@ COMPACT = NetworkConfig(
     expert_residual=True,
     normalised_spectrum=True,
     align_corners=False,
+    margin=8,
+    published_inverse=False,
 )
 
 # As published by Gu et al. 2024 (doi 10.1016/j.bspc.2024.106478).
@@ -101,6 +102,7 @@ PAPER = NetworkConfig(
     expert_residual=False,
     normalised_spectrum=False,
     align_corners=True,
+    margin=0,
     published_inverse=True,
 )
 
