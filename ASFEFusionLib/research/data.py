@@ -125,9 +125,9 @@ def batch(pairs: list[Pairs], rng: torch.Generator) -> tuple[torch.Tensor, torch
     """
     side = list(CROPS)[int(torch.multinomial(torch.tensor([0.6, 0.25, 0.15]), 1, generator=rng))]
     first, second = [], []
-    for i in range(CROPS[side]):
+    start = int(torch.randint(0, len(pairs), (), generator=rng))
+    for turn in range(start, start + CROPS[side]):
         # Tasks in turn from a random start: small batches hold different ones too.
-        turn = int(torch.randint(0, 3, (), generator=rng)) if i == 0 else turn + 1  # noqa: F821
         task = pairs[turn % len(pairs)]
         index = int(torch.randint(0, len(task.names), (), generator=rng))
         pair = torch.from_numpy(np.stack([task.a[index], task.b[index]])).float() / 255
