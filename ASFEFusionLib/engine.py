@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from .errors import FusionError
 if TYPE_CHECKING:
     import torch
 
+# torch.OutOfMemoryError came with it.
+OLDEST_TORCH = "2.5"
 # Pixels of one batch. On a CPU more at a time gains nothing and delays a cancel.
 BATCH_PIXELS = {"cpu": 2 * 256 * 256, "cuda": 32 * 256 * 256, "mps": 8 * 256 * 256}
 
@@ -31,11 +34,25 @@ def pick_device(name: str) -> str:
     return name
 
 
+@functools.lru_cache(maxsize=1)
 def _torch() -> object:
+    """The torch module. Raises FusionError "torch_missing", "torch_broken", "torch_old", "torch_numpy"."""
     try:
         import torch
-    except ImportError as error:
-        raise FusionError("torch_missing") from error
+    except ModuleNotFoundError as error:
+        if error.name == "torch":
+            raise FusionError("torch_missing") from error
+        raise FusionError("torch_broken", why=str(error)) from error
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # half an install
+        raise FusionError("torch_broken", why=str(error).splitlines()[0] if str(error) else repr(error)) from error
+    version = getattr(torch, "__version__", "of an unknown version")
+    numbers = re.findall(r"\d+", str(version))[:2]
+    if [int(n) for n in numbers] < [int(n) for n in OLDEST_TORCH.split(".")]:
+        raise FusionError("torch_old", version=version, needed=OLDEST_TORCH)
+    try:
+        torch.from_numpy(np.zeros(1, np.float32)).numpy()
+    except (RuntimeError, TypeError) as error:  # built for another major version of numpy
+        raise FusionError("torch_numpy", torch=version, numpy=np.__version__) from error
     return torch
 
 

@@ -46,6 +46,8 @@ MESSAGES = {
     "volume_nan": "{name} holds no finite value: export it again.",
     "setting_not_positive": "{name} cannot be {value}: give a whole number above 0.",
     "picture_grid": "{name} is a picture in colour: choose the grid first, on which its colour lies.",
+    "grid_bent": "The transform of {name} bends space, so that its grid is none: choose the grid of the other volume.",
+    "region_outside": "The region of interest does not touch {name}: move it there, or leave it out.",
     "no_overlap": "{first} and {second} share no voxel of the grid: check that they are of one patient and aligned.",
     "picture_colour": "{name} is a picture in colour and keeps its own: leave the colour map out.",
     "outputs_same": "{path} is asked for twice: give each output a name of its own.",
@@ -54,8 +56,16 @@ MESSAGES = {
     "run_damaged": "The checkpoint in {path} is damaged: remove it, or add --fresh to begin anew.",
     "extra_missing": "{package} is not there: install this project with its extra {extra}.",
     "torch_missing": "PyTorch is not there: install it (in Slicer through the PyTorch extension), then try again.",
+    "torch_old": "PyTorch {version} is too old: update it to {needed} or newer, then start again.",
+    "torch_numpy": "PyTorch {torch} does not work with numpy {numpy}: install a PyTorch that was built for it.",
+    "torch_broken": "PyTorch is there and cannot be loaded ({why}): install it again.",
     "device_missing": "There is no {device} device here: choose auto or cpu.",
     "memory_out": "The memory of {device} does not suffice: close other programs, or choose another grid or device.",
+    "exchange_failed": "{path} could not be written: free some space on that disk, then try again.",
+    "run_busy": "A run is under way: wait for it, or cancel it first.",
+    "child_died": "The process that fuses ended by itself (code {code}): try again, with a smaller grid or the CPU.",
+    "child_missing": "{program} cannot be started: check the installation.",
+    "run_failed": "The fusion failed ({why}): try again, and report it if it stays.",
     "folder_missing": "{path} is no folder: check the path.",
     "folder_unlike": "{first} and {second} have no names in common: give two folders of same-named images.",
     "folder_lonely": "{count} images stand in one of the two folders alone ({names}): add their partners or move them.",
@@ -71,7 +81,19 @@ WARNINGS = {
     "not_finite": "{count} voxels of {name} are not finite and were taken as background.",
     "little_overlap": "The two volumes share only {percent} % of the smaller one's space: check their alignment.",
     "modality_unknown": "The modality of {name} is not known: its window follows its values; name it to be sure.",
+    "not_trained": "{name} is of a kind ({modality}) that the network was not trained on: look twice at the result.",
+    "region_alone": "The region of interest holds one of the two volumes alone: the result shows no other there.",
     "functional_guess": "Neither or both volumes are known as PET or SPECT: the second took the colour map.",
+}
+
+# What a run is at.
+STEPS = {
+    "values": "Reading the values",
+    "weights": "Loading the weights",
+    "space": "Comparing the two in space",
+    "resample": "Resampling {name}",
+    "slices": "Slice {number} of {count}",
+    "done": "Done",
 }
 
 

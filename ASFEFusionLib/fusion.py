@@ -15,10 +15,10 @@ import numpy as np
 from . import __version__, colour, intensity, space
 from .engine import Engine, cpu_threads
 from .errors import Cancelled, FusionError
-from .settings import FusionReport, FusionSettings, Notice
+from .settings import TRAINED, FusionReport, FusionSettings, Notice, Step
 from .volume import Volume, check_geometry, check_voxels
 
-Progress = Callable[[float, str], None]
+Progress = Callable[[float, Step], None]
 T = TypeVar("T")
 PLACES = ("first", "second")
 FUNCTIONAL = ("PET", "SPECT")
@@ -28,6 +28,8 @@ LITTLE_OVERLAP = 0.5
 FILE_NOTE = f"ASFEFusion {__version__}: fused, derived, not for quantitation"
 # Seconds between two calls of the caller's progress.
 INTERVAL = 0.1
+# Voxels around a region of interest that the network sees too, so that its ends are no ends of the picture.
+HALO = 32
 
 
 def fuse(
@@ -36,6 +38,8 @@ def fuse(
     settings: FusionSettings | None = None,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
+    *,
+    displacement: space.Displacement | None = None,
 ) -> tuple[Volume, FusionReport]:
     """Two registered volumes of one patient -> the fused volume on the chosen grid, and what was done.
 
@@ -43,14 +47,15 @@ def fuse(
     or RGB of 8 bits. They stay as they are. `settings`: see `FusionSettings`.
     The result is int16 from 0 to 1000 without units (derived: not for quantitation); uint8 RGB with a colour map;
     uint8 for two pictures of 8 or 16 bits, in the first one's own colour if it has one.
-    `progress(fraction, message)` is called at least once a second; `cancelled()` is asked as often, within a batch too.
-    Both are called from the caller's own thread.
+    `progress(fraction, step)` is called at least once a second (`str(step)` says in English what it is at);
+    `cancelled()` is asked as often, within a batch too. Both are called from the caller's own thread.
+    `displacement`: where the points of the first volume's space lie in that of the second, if not at the same place.
 
     Raises FusionError (bad input, no overlap, weights, device, memory) and Cancelled.
     """
     settings = replace(settings) if settings else FusionSettings()  # checked once more: fields may have been set since
     try:
-        return _fuse(first, second, settings, _Run(progress, cancelled))
+        return _fuse(first, second, settings, _Run(progress, cancelled), displacement)
     except MemoryError as error:
         raise FusionError("memory_out", device="this machine") from error
     except RuntimeError as error:  # ITK's and torch's own ways to say so
@@ -59,31 +64,30 @@ def fuse(
         raise
 
 
-def _fuse(first: Volume, second: Volume, settings: FusionSettings, run: _Run) -> tuple[Volume, FusionReport]:
+def _fuse(
+    first: Volume, second: Volume, settings: FusionSettings, run: _Run, displacement: space.Displacement | None
+) -> tuple[Volume, FusionReport]:
     report = FusionReport(versions=versions())
     pair = _check_pair(first, second, settings)
-    with run.stage("windows", 0.0, 0.04, "Reading the values"):
+    with run.stage("windows", 0.0, 0.04, Step("values")):
         for place, volume in zip(PLACES, pair, strict=True):
             named = getattr(settings, f"modality_{place}")
-            report.modalities[place] = named or intensity.guess_modality(volume)
+            modality = report.modalities[place] = named or intensity.guess_modality(volume)
+            if modality not in (*TRAINED, None):
+                report.warnings.append(Notice("not_trained", {"name": volume.name, "modality": modality}))
         sources = run.aside(
             lambda _: [_source(volume, place, settings, report) for volume, place in zip(pair, PLACES, strict=True)]
         )
         paint = _paint(sources, settings, report)
-    with run.stage("network", 0.04, 0.08, "Loading the weights"):
+    with run.stage("network", 0.04, 0.08, Step("weights")):
         engine = run.aside(lambda _: Engine(settings.weights, settings.device))
     report.device, report.weights_name, report.weights_sha256 = engine.device, engine.weights_name, engine.weights_hash
 
-    with run.stage("space", 0.08, 0.1, "Comparing the two in space"):
-        grid = space.choose_grid(sources[0].volume, sources[1].volume, settings.grid)
-        covers = tuple(space.coverage(s.volume, grid) for s in sources)
+    displacements = (None, displacement)
+    with run.stage("space", 0.08, 0.1, Step("space")):
+        whole, grid, inner = _place(pair, settings, displacement, report)
+        covers = tuple(space.coverage(s.volume, whole, d) for s, d in zip(sources, displacements, strict=True))
         report.overlap = space.overlap(sources[0].volume, sources[1].volume, covers, run.tick)
-        report.grid = {
-            "name": settings.grid,
-            "size": list(grid.size),
-            "spacing": grid.spacing.tolist(),
-            "ijk_to_physical": grid.matrix.tolist(),
-        }
     if report.overlap == 0:
         raise FusionError("no_overlap", first=sources[0].name, second=sources[1].name)
     if report.overlap < LITTLE_OVERLAP:
@@ -91,16 +95,62 @@ def _fuse(first: Volume, second: Volume, settings: FusionSettings, run: _Run) ->
 
     for n, source in enumerate(sources):
         start = 0.1 + 0.1 * n
-        with run.stage("resample", start, start + 0.1, f"Resampling {source.name}"):
-            source.values = run.aside(lambda tick, source=source: space.resample(source.volume, grid, tick))
-            source.cover = covers[n]
+        bent = displacements[n]
+        with run.stage("resample", start, start + 0.1, Step("resample", {"name": source.name})):
+            source.values = run.aside(lambda tick, v=source.volume, d=bent: space.resample(v, grid, tick, d))
+            source.cover = space.coverage(source.volume, grid, bent)
+    if inner is not None:
+        part = space.cut_out(grid, inner)
+        covers = [space.coverage(s.volume, part, d) for s, d in zip(sources, displacements, strict=True)]
+        if space.overlap(sources[0].volume, sources[1].volume, covers) == 0:
+            report.warnings.append(Notice("region_alone"))
     with cpu_threads(settings.threads):
         voxels = _fuse_slices(run, engine, sources, paint, result_type(first, second))
+    if inner is not None:
+        voxels, grid = np.ascontiguousarray(voxels[inner]), space.cut_out(grid, inner)
     report.seconds = {name: round(seconds, 4) for name, seconds in run.seconds.items()}
     name = f"{sources[0].name} + {sources[1].name} fused, not for quantitation"
     result = Volume(voxels, grid.matrix.copy(), name=name, two_d=first.two_d, note=FILE_NOTE)
-    run.last(1.0, "Done")
+    run.last(1.0, Step("done"))
     return result, report
+
+
+def _place(
+    pair: list[Volume], settings: FusionSettings, displacement: space.Displacement | None, report: FusionReport
+) -> tuple[space.Grid, space.Grid, tuple[slice, slice, slice] | None]:
+    """The grid on which the overlap is judged, the one to fuse on, and the part of that which is the result (or None).
+
+    The two differ for a region of interest and for a lattice: what those leave out still tells how the volumes meet.
+    """
+    bent = displacement is not None
+    if bent and settings.grid == "second" and settings.lattice is None:
+        raise FusionError("grid_bent", name=pair[1].name)
+    report.displacement = round(displacement.greatest, 3) if bent else None
+    whole = grid = space.choose_grid(pair[0], pair[1], settings.grid)
+    name = settings.grid
+    if settings.lattice is not None:
+        size, matrix = settings.lattice
+        grid, name = space.Grid(size, np.array(matrix)), "lattice"
+    inner = None
+    result = grid
+    if settings.region is not None:
+        part = space.part_of(grid, settings.region)
+        if part is None:
+            raise FusionError("region_outside", name=pair[0].name)
+        around = space.part_of(grid, settings.region, HALO)
+        result, grid = space.cut_out(grid, part), space.cut_out(grid, around)
+        inner = tuple(slice(p.start - a.start, p.stop - a.start) for p, a in zip(part, around, strict=True))
+    space.check_size(grid)
+    check_geometry(grid.matrix, pair[0].name)
+    if np.prod(whole.size, dtype=float) > space.MOST_VOXELS:
+        whole = space.grid_of(pair[0])
+    report.grid = {
+        "name": name,
+        "size": list(result.size),
+        "spacing": result.spacing.tolist(),
+        "ijk_to_physical": result.matrix.tolist(),
+    }
+    return whole, grid, inner
 
 
 def result_type(first: Volume, second: Volume) -> type:
@@ -115,6 +165,7 @@ def result_like(first: Volume, second: Volume, settings: FusionSettings) -> Volu
     For checks before the work. Raises FusionError "grid_too_large".
     """
     grid = space.choose_grid(first, second, settings.grid)
+    space.check_size(grid)
     in_colour = first.rgb or settings.colour is not None
     kind, shape = (np.uint8, (*grid.shape, 3)) if in_colour else (result_type(first, second), grid.shape)
     return Volume(np.broadcast_to(np.zeros((), kind), shape), grid.matrix, two_d=first.two_d)
@@ -152,7 +203,9 @@ def _check_pair(first: Volume, second: Volume, settings: FusionSettings) -> list
     names = {"first": first.name, "second": second.name}
     for volume in (first, second):
         check_voxels(volume, volume.name)
-        check_geometry(volume.ijk_to_physical, volume.name)
+        # Only the volume that lends its grid need have axes at right angles.
+        lends = volume is first if settings.grid != "second" else volume is second
+        check_geometry(volume.ijk_to_physical, volume.name, sheared=not lends)
         if volume.rgb and not volume.two_d:
             raise FusionError("volume_colour", name=volume.name)
     if first.two_d != second.two_d:
@@ -238,7 +291,7 @@ def _fuse_slices(
     batch = engine.batch(height, width)
     for start in range(0, count, batch):
         stop = min(count, start + batch)
-        message = f"Slice {start + 1} of {count}"
+        message = Step("slices", {"number": start + 1, "count": count})
         with run.stage("fuse", 0.3 + 0.7 * start / count, 0.3 + 0.7 * stop / count, message):
             slabs = [source.window.apply(source.values[start:stop]) for source in sources]
             weights = [source.cover.slab(start, stop) for source in sources]
@@ -284,10 +337,10 @@ class _Run:
         self.progress, self.cancelled = progress, cancelled
         self.seconds: dict[str, float] = {}
         self.said = 0.0
-        self.span, self.message, self.part = (0.0, 0.0), "", 0.0
+        self.span, self.message, self.part = (0.0, 0.0), Step("values"), 0.0
 
     @contextmanager
-    def stage(self, name: str, start: float, stop: float, message: str) -> Iterator[None]:
+    def stage(self, name: str, start: float, stop: float, message: Step) -> Iterator[None]:
         """From `start` to `stop` of the whole (0 to 1); seconds of stages of one name add up."""
         self.span, self.message, self.part = (start, stop), message, 0.0
         began = time.perf_counter()
@@ -342,7 +395,7 @@ class _Run:
         """A sign of life within the stage."""
         self.tick(self.part)
 
-    def last(self, fraction: float, message: str) -> None:
+    def last(self, fraction: float, message: Step) -> None:
         """Says so in any case."""
         self.said = time.monotonic()
         if self.progress is not None:

@@ -131,8 +131,8 @@ def choose_window(
     if isinstance(setting, str):
         low, high, units = PRESETS[setting]
         known = volume.units or ("HU" if modality == "CT" else None)
-        meant_for = "CT" if units == "HU" else "PET"
-        if known not in (None, units) or modality not in (None, meant_for):
+        meant_for = ("CT", "CBCT") if units == "HU" else ("PET",)
+        if known not in (None, units) or modality not in (None, *meant_for):
             has = known or f"{modality} values"
             raise FusionError("window_units", preset=setting, units=units, name=volume.name or "the volume", has=has)
         return Window(low, high, f"preset: {setting}")

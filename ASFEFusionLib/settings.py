@@ -6,13 +6,18 @@ from dataclasses import asdict, dataclass, field
 from numbers import Integral
 from typing import Any
 
+import numpy as np
+
 from .colour import check_colour
-from .errors import WARNINGS, FusionError
+from .errors import STEPS, WARNINGS, FusionError
 from .intensity import check_window
 
 GRIDS = ("first", "second", "finest")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-MODALITIES = ("CT", "MR", "PET", "SPECT")
+# What the shipped weights were trained on; and what is fused too, but with a warning: ultrasound, X-ray angiography and
+# cone-beam CT (whose grey values are not HU).
+TRAINED = ("CT", "MR", "PET", "SPECT")
+MODALITIES = (*TRAINED, "US", "XA", "CBCT")
 
 
 @dataclass
@@ -23,7 +28,7 @@ class FusionSettings:
     at the smaller spacing of the two.
     `window_first`, `window_second`: (low, high) in the volume's own units (HU, SUV, Bq/mL, or arbitrary), the name of a
     preset (`intensity.PRESETS`), or None: a rule for the modality (see `intensity.automatic_window`).
-    `modality_first`, `modality_second`: "CT", "MR", "PET" or "SPECT" where the file does not say; None: as it says.
+    `modality_first`, `modality_second`: one of `MODALITIES` where the file does not say; None: as it says.
     `colour`: name of a colour map (`colour.MAPS`) or an (n, 3) table of RGB in [0, 1] for the functional volume, which
     makes the result RGB; None: the result is grey.
     `functional`: which volume takes the colour: "first", "second", or None: the one that is PET or SPECT, else the
@@ -32,6 +37,9 @@ class FusionSettings:
     `weights`: name of shipped weights or path of a file; None: the default.
     `threads`: CPU threads for torch; None: as torch has them.
     `allow_blank`: 8-bit pictures of one value are fused too (the empty slices of a stack) and not refused.
+    `region`: (n, 3) points in LPS mm of the first volume's space: the result is the part of the grid that their
+    bounding box along the grid's axes covers; None: all of it.
+    `lattice`: a grid of its own instead of `grid`: (size (i, j, k), 4 x 4 matrix from (i, j, k, 1) to LPS mm); None.
     """
 
     grid: str = "first"
@@ -45,6 +53,8 @@ class FusionSettings:
     weights: str | None = None
     threads: int | None = None
     allow_blank: bool = False
+    region: Any = None
+    lattice: Any = None
 
     def __post_init__(self) -> None:
         _choice("grid", self.grid, GRIDS)
@@ -58,12 +68,57 @@ class FusionSettings:
         self.weights = None if self.weights is None else str(self.weights)
         if self.threads is not None and not (isinstance(self.threads, Integral) and int(self.threads) > 0):
             raise FusionError("setting_not_positive", name="threads", value=self.threads)
+        self.region = _check_region(self.region)
+        self.lattice = _check_lattice(self.lattice)
 
 
 def _choice(name: str, value: object, choices: tuple) -> None:
     if not (value is None or isinstance(value, str)) or value not in choices:
         names = ", ".join(str(c) for c in choices if c is not None)
         raise FusionError("setting_unknown", name=name, value=value, choices=names)
+
+
+def _check_region(region: object) -> list[list[float]] | None:
+    if region is None:
+        return None
+    points = _numbers(region)
+    if points is None or points.ndim != 2 or points.shape[1] != 3 or not len(points):
+        raise FusionError("setting_unknown", name="region", value=region, choices="(n, 3) points in LPS mm")
+    return points.tolist()
+
+
+def _check_lattice(lattice: object) -> tuple[tuple[int, int, int], list[list[float]]] | None:
+    if lattice is None:
+        return None
+    try:
+        size, matrix = lattice
+        size = tuple(int(n) for n in size)
+        matrix = _numbers(matrix)
+    except (TypeError, ValueError):
+        size, matrix = (), None
+    if len(size) != 3 or min(size) < 1 or matrix is None or matrix.shape != (4, 4):
+        raise FusionError("setting_unknown", name="lattice", value=lattice, choices="(size, 4 x 4 matrix)")
+    return size, matrix.tolist()
+
+
+def _numbers(values: object) -> np.ndarray | None:
+    """The values as finite float64, or None."""
+    try:
+        array = np.asarray(values, float)
+    except (TypeError, ValueError):
+        return None
+    return array if np.isfinite(array).all() else None
+
+
+@dataclass
+class Step:
+    """What a run is at: a key of `errors.STEPS` and the facts of its words; `str()` gives them in English."""
+
+    code: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return STEPS[self.code].format(**self.facts)
 
 
 @dataclass
@@ -94,6 +149,7 @@ class FusionReport:
     weights_name: str = ""
     weights_sha256: str = ""
     colour: dict[str, Any] | None = None
+    displacement: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[Notice] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -46,20 +46,59 @@ class Grid:
         return float(np.prod(self.size) * abs(np.linalg.det(self.matrix[:3, :3])))
 
 
+@dataclass(frozen=True)
+class Displacement:
+    """A bent transform: a point p of the first volume's space is found at p + u(p) in the second's.
+
+    `vectors`: u at the points of a lattice, (k, j, i, 3) LPS mm, linear in between, zero beyond it; `matrix`: 4 x 4
+    from the lattice's (i, j, k, 1) to LPS mm (axes at right angles).
+    """
+
+    vectors: np.ndarray
+    matrix: np.ndarray
+
+    @property
+    def greatest(self) -> float:
+        """Length of the longest vector (mm)."""
+        return float(np.sqrt((self.vectors.astype(np.float32) ** 2).sum(-1)).max())
+
+    def transform(self) -> object:
+        """As a SimpleITK transform of points. Raises FusionError "geometry_sheared"."""
+        import SimpleITK as sitk
+
+        field = sitk.GetImageFromArray(self.vectors.astype(np.float64), isVector=True)
+        reference = to_sitk(Volume(np.zeros((1, 1, 1), np.uint8), self.matrix, name="The displacement"))
+        field.SetOrigin(reference.GetOrigin())
+        field.SetSpacing(reference.GetSpacing())
+        field.SetDirection(reference.GetDirection())
+        return sitk.DisplacementFieldTransform(field)
+
+    def at(self, grid: Grid) -> np.ndarray:
+        """u at the grid's points, float32 (k, j, i, 3)."""
+        import SimpleITK as sitk
+
+        reference = to_sitk(Volume(np.zeros((1, 1, 1), np.uint8), grid.matrix, name="The chosen grid"))
+        geometry = reference.GetOrigin(), reference.GetSpacing(), reference.GetDirection()
+        field = sitk.TransformToDisplacementField(self.transform(), sitk.sitkVectorFloat32, grid.size, *geometry)
+        return sitk.GetArrayFromImage(field)
+
+
 def grid_of(volume: Volume) -> Grid:
     """The volume's own grid."""
     return Grid(volume.size_ijk, np.asarray(volume.ijk_to_physical, float))
 
 
 def choose_grid(first: Volume, second: Volume, choice: str) -> Grid:
-    """The common grid: "first", "second" or "finest". Raises FusionError "grid_too_large"."""
+    """The common grid: "first", "second" or "finest"."""
     grid = grid_of(second if choice == "second" else first)
-    if choice == "finest":
-        grid = finest(grid, grid_of(second))
+    return finest(grid, grid_of(second)) if choice == "finest" else grid
+
+
+def check_size(grid: Grid) -> None:
+    """Raise FusionError "grid_too_large" if a result on the grid would need more memory than machines have."""
     if np.prod(grid.size, dtype=float) > MOST_VOXELS:
         needed = np.prod(grid.size, dtype=float) * 14 / 1e9
         raise FusionError("grid_too_large", size=" x ".join(map(str, grid.size)), gigabytes=round(needed))
-    return grid
 
 
 def finest(first: Grid, second: Grid) -> Grid:
@@ -79,6 +118,33 @@ def finest(first: Grid, second: Grid) -> Grid:
     return Grid(tuple(int(n) for n in size), matrix)
 
 
+def part_of(grid: Grid, points: np.ndarray, halo: int = 0) -> tuple[slice, slice, slice] | None:
+    """The voxels (k, j, i) of the grid whose boxes the bounding box of the points touches; None if there are none.
+
+    `points`: (n, 3) LPS mm. `halo`: so many voxels more on either side along j and i, as far as the grid goes.
+    """
+    points = np.asarray(points, float)
+    index = np.linalg.inv(grid.matrix) @ np.c_[points, np.ones(len(points))].T
+    low, high = index[:3].min(1), index[:3].max(1)
+    # From the voxel whose box holds one end to the one that holds the other; an end on a face takes no voxel more.
+    low, high = np.floor(low + 0.5 + 1e-6).astype(int), np.ceil(high + 0.5 - 1e-6).astype(int)
+    high = np.maximum(high, low + 1)
+    size = np.array(grid.size)
+    if (high <= 0).any() or (low >= size).any():
+        return None
+    more = np.array([halo, halo, 0])
+    low, high = np.maximum(low - more, 0), np.minimum(high + more, size)
+    return tuple(slice(int(a), int(b)) for a, b in zip(low[::-1], high[::-1], strict=True))
+
+
+def cut_out(grid: Grid, part: tuple[slice, slice, slice]) -> Grid:
+    """The grid of a part (k, j, i) of the grid's voxels."""
+    start = [s.start for s in part[::-1]]
+    matrix = grid.matrix.copy()
+    matrix[:3, 3] += matrix[:3, :3] @ start
+    return Grid(tuple(s.stop - s.start for s in part[::-1]), matrix)
+
+
 def same_grid(a: Grid, b: Grid) -> bool:
     """True if all voxel centres of the two agree to a thousandth of a voxel."""
     if a.size != b.size:
@@ -89,23 +155,33 @@ def same_grid(a: Grid, b: Grid) -> bool:
     return bool(np.abs(difference[:3, :3] @ corner[:3]).max() + np.abs(difference[:3, 3]).max() < tolerance)
 
 
-def resample(volume: Volume, grid: Grid, tick: Tick = lambda _: None) -> np.ndarray:
+def resample(
+    volume: Volume, grid: Grid, tick: Tick = lambda _: None, displacement: Displacement | None = None
+) -> np.ndarray:
     """The volume's values at the grid's points, float32 (k, j, i), linear; outside the volume those of its faces.
 
     Where the grid is coarser than the volume, the volume is smoothed first. What lies outside, `coverage` tells.
+    The volume's axes may be at any angles; those of the grid are at right ones. `displacement`: see `Displacement`.
     Raises Cancelled if `tick` does, FusionError "geometry_sheared".
     """
-    if same_grid(grid_of(volume), grid):
+    if displacement is None and same_grid(grid_of(volume), grid):
         tick(1.0)
         return volume.voxels.astype(np.float32)
     import SimpleITK as sitk
 
-    volume = _crop(volume, grid)
-    image = sitk.Cast(to_sitk(volume), sitk.sitkFloat32)
+    volume = _crop(volume, grid, displacement.greatest if displacement else 0.0)
+    # ITK's images have axes at right angles; the volume in a frame of its own always has.
+    own = np.diag([*volume.spacing, 1.0])
+    image = sitk.Cast(to_sitk(replace(volume, ijk_to_physical=own)), sitk.sitkFloat32)
     image = _smooth(image, volume, grid, tick)
+    to_own = own @ np.linalg.inv(volume.ijk_to_physical)
+    transform = sitk.AffineTransform(to_own[:3, :3].ravel().tolist(), to_own[:3, 3].tolist())
+    if displacement is not None:  # the last one added comes first
+        transform = sitk.CompositeTransform([transform, displacement.transform()])
     reference = to_sitk(Volume(np.zeros((1, 1, 1), np.uint8), grid.matrix, name="The chosen grid"))
     resampler = sitk.ResampleImageFilter()
     resampler.SetInterpolator(sitk.sitkLinear)
+    resampler.SetTransform(transform)
     resampler.SetSize(grid.size)
     resampler.SetOutputOrigin(reference.GetOrigin())
     resampler.SetOutputSpacing(reference.GetSpacing())
@@ -145,10 +221,12 @@ def _coarse_steps(volume: Volume, grid: Grid) -> np.ndarray:
     return grid.spacing[np.abs(axes.T @ (grid.matrix[:3, :3] / grid.spacing)).argmax(axis=1)]
 
 
-def _crop(volume: Volume, grid: Grid) -> Volume:
-    """The part of the volume that the grid's points and the smoothing reach (a view, nothing copied)."""
+def _crop(volume: Volume, grid: Grid, reach: float) -> Volume:
+    """The part of the volume that the grid's points, moved by `reach` mm at most, and the smoothing reach (a view)."""
     index = _corners(grid) @ (np.linalg.inv(volume.ijk_to_physical) @ grid.matrix)[:3].T
-    margin = np.ceil(3 * _coarse_steps(volume, grid) / volume.spacing) + 2
+    # A displacement of r mm moves an index by at most r times the length of that row of the inverse.
+    moved = reach * np.linalg.norm(np.linalg.inv(volume.ijk_to_physical[:3, :3]), axis=1)
+    margin = np.ceil(3 * _coarse_steps(volume, grid) / volume.spacing + moved) + 2
     size = np.array(volume.size_ijk)
     low = np.clip(np.floor(index.min(0) - margin), 0, size - 1).astype(int)
     high = np.clip(np.ceil(index.max(0) + margin) + 1, low + 1, size).astype(int)
@@ -187,7 +265,8 @@ def _corners(grid: Grid) -> np.ndarray:
 class Coverage:
     """How far each point of a grid lies inside a volume: 0 outside, 1 inside, a ramp at ends that the grid passes.
 
-    Kept as the volume's index along its three axes, each affine in (i, j, k); `slab` gives the values.
+    Kept as the volume's index along its three axes, each affine in (i, j, k) but for a displacement; `slab` gives the
+    values.
     """
 
     grid: Grid
@@ -195,6 +274,8 @@ class Coverage:
     to_index: np.ndarray
     ramp: np.ndarray  # per axis, in the volume's voxels
     passed: np.ndarray  # (3, 2) the grid goes on beyond the low, high face of the volume
+    displacement: Displacement | None = None
+    from_physical: np.ndarray | None = None  # 4 x 4, LPS mm to the volume's index, for the displacement
 
     @property
     def full(self) -> bool:
@@ -208,27 +289,36 @@ class Coverage:
         if self.full:
             return weight
         points = np.arange(i), np.arange(j)[:, None], np.arange(start, stop)[:, None, None]
+        moved = None
+        if self.displacement is not None:
+            part = (slice(start, stop), slice(0, j), slice(0, i))
+            moved = self.displacement.at(cut_out(self.grid, part)) @ self.from_physical[:3, :3].T.astype(np.float32)
         for axis in range(3):
             row = self.to_index[axis]
             index = sum((row[n] * points[n] for n in range(3)), row[3]).astype(np.float32)
+            if moved is not None:
+                index = index + moved[..., axis]
             for passed, depth in zip(self.passed[axis], (index + 0.5, self.size[axis] - 0.5 - index), strict=True):
                 if passed:
                     np.minimum(weight, np.clip(depth / self.ramp[axis], 0, 1), out=weight)
         return weight
 
 
-def coverage(volume: Volume, grid: Grid) -> Coverage:
+def coverage(volume: Volume, grid: Grid, displacement: Displacement | None = None) -> Coverage:
     """Coverage of the grid by the volume's voxels, each taken to its outer faces (half a voxel beyond its centre)."""
-    to_index = np.linalg.inv(volume.ijk_to_physical) @ grid.matrix
+    from_physical = np.linalg.inv(volume.ijk_to_physical)
+    to_index = from_physical @ grid.matrix
     index = _corners(grid) @ to_index[:3].T
     last = np.array(volume.size_ijk) - 0.5
     passed = np.stack([index.min(0) < -0.5 - 1e-3, index.max(0) > last + 1e-3], 1)
+    if displacement is not None:  # where the bent grid ends is not worth knowing
+        passed[:] = True
     # A volume of few slices must not fade away whole.
     ramp = np.minimum(FEATHER / volume.spacing, np.array(volume.size_ijk) / 4)
-    return Coverage(grid, volume.size_ijk, to_index, np.maximum(ramp, 1e-3), passed)
+    return Coverage(grid, volume.size_ijk, to_index, np.maximum(ramp, 1e-3), passed, displacement, from_physical)
 
 
-def overlap(first: Volume, second: Volume, covers: tuple[Coverage, Coverage], tick: Tick = lambda _: None) -> float:
+def overlap(first: Volume, second: Volume, covers: Sequence[Coverage], tick: Tick = lambda _: None) -> float:
     """Space common to both volumes over that of the smaller one, 0 to 1, counted on the grid."""
     grid = covers[0].grid
     if covers[0].full and covers[1].full:

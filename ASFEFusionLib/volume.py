@@ -54,11 +54,12 @@ class Volume:
         return np.linalg.norm(self.ijk_to_physical[:3, :3], axis=0)
 
 
-def check_geometry(matrix: np.ndarray, path: object) -> None:
+def check_geometry(matrix: np.ndarray, path: object, sheared: bool = False) -> None:
     """Raise unless ITK can hold the 4 x 4 `matrix` (ijk to LPS, mm).
 
     FusionError: "geometry_unusable" (not finite, an axis of no length, axes in one plane), "geometry_sheared" (not at
-    right angles; left-handed, oblique and permuted axes are all fine). `path` is what the sentence names.
+    right angles, unless `sheared` allows that; left-handed, oblique and permuted axes are all fine). `path` is what the
+    sentence names.
     """
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     if not (np.isfinite(matrix).all() and (spacing > 0).all()):
@@ -66,7 +67,7 @@ def check_geometry(matrix: np.ndarray, path: object) -> None:
     direction = matrix[:3, :3] / spacing
     if abs(np.linalg.det(direction)) < 1e-6:
         raise FusionError("geometry_unusable", path=path)
-    if np.abs(direction.T @ direction - np.eye(3)).max() > SHEAR_TOLERANCE:
+    if not sheared and np.abs(direction.T @ direction - np.eye(3)).max() > SHEAR_TOLERANCE:
         raise FusionError("geometry_sheared", path=path)
 
 

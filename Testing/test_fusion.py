@@ -192,11 +192,12 @@ def test_which_volume_takes_the_colour(heads):
 
 def test_progress_runs_from_0_to_1_and_names_the_work(heads):
     said = []
-    fuse(heads["CT"], heads["MR"], progress=lambda fraction, message: said.append((fraction, message)))
+    fuse(heads["CT"], heads["MR"], progress=lambda fraction, step: said.append((fraction, step)))
     fractions = [fraction for fraction, _ in said]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1
-    assert any("Slice" in message for _, message in said)
+    assert {step.code for _, step in said} >= {"values", "slices", "done"}
+    assert any(str(step).startswith("Slice 1 of") for _, step in said)
 
 
 def test_progress_and_cancel_within_one_large_slice(monkeypatch):
@@ -289,7 +290,15 @@ def test_bad_input(heads, tmp_path):
 
 @pytest.mark.parametrize(
     "bad",
-    [{"grid": "third"}, {"device": "tpu"}, {"functional": "both"}, {"modality_first": "US"}, {"grid": np.zeros(2)}],
+    [
+        {"grid": "third"},
+        {"device": "tpu"},
+        {"functional": "both"},
+        {"modality_first": "MRI"},
+        {"region": [1, 2]},
+        {"lattice": (1, 2)},
+        {"grid": np.zeros(2)},
+    ],
 )
 def test_settings_refuse_unknown_values(bad):
     with pytest.raises(FusionError) as caught:
@@ -410,15 +419,15 @@ def test_every_warning_has_its_sentence():
 def test_signs_go_on_while_one_call_takes_long(heads, monkeypatch, cancel):
     original, moments, threads = space.resample, [], set()
 
-    def slow(volume, grid, tick):
+    def slow(volume, grid, tick, displacement):
         for n in range(15):
             time.sleep(0.1)
             tick(n / 15)
         return original(volume, grid, tick)
 
-    def progress(_, message):
+    def progress(_, step):
         threads.add(threading.current_thread())
-        if "Resampling" in message:
+        if step.code == "resample":
             moments.append(time.monotonic())
 
     monkeypatch.setattr(space, "resample", slow)

@@ -76,7 +76,7 @@ def test_a_grid_beyond_all_memory_is_refused():
     first = Volume(np.zeros((100, 100, 100), np.int16), np.diag([100.0, 100.0, 100.0, 1.0]))
     second = Volume(np.zeros((2, 2, 2), np.int16), np.diag([1.0, 1.0, 1.0, 1.0]))
     with pytest.raises(FusionError) as caught:
-        space.choose_grid(first, second, "finest")
+        space.check_size(space.choose_grid(first, second, "finest"))
     assert caught.value.code == "grid_too_large"
 
 
@@ -153,7 +153,7 @@ def test_only_the_needed_part_is_resampled_and_it_is_the_same():
     big = lattice(5, (60, 50, 40), (1.0, 1.2, 1.5))
     small = lattice(6, (12, 10, 8), (1.1, 1.0, 1.3))
     grid = space.grid_of(small)
-    assert space._crop(big, grid).voxels.size < 0.3 * big.voxels.size
+    assert space._crop(big, grid, 0.0).voxels.size < 0.3 * big.voxels.size
     assert np.abs(space.resample(big, grid) - small.voxels).max() < 0.01
 
 

@@ -16,18 +16,18 @@ from ..settings import DEVICES, GRIDS, MODALITIES, FusionSettings
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
-    """A bar on stderr, as a `progress(fraction, message)`. Slicer's Python lacks tqdm: there it stays silent."""
+def progress_bar(title: str) -> Iterator[Callable[[float, object], None]]:
+    """A bar on stderr, as a `progress(fraction, step)`. Slicer's Python lacks tqdm: there it stays silent."""
     try:
         from tqdm import tqdm
     except ImportError:
-        yield lambda fraction, message: None
+        yield lambda fraction, step: None
         return
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
     with tqdm(total=1.0, desc=title, bar_format=form, file=sys.stderr, mininterval=0.1, miniters=0) as bar:
 
-        def progress(fraction: float, message: str) -> None:
-            bar.set_postfix_str(message, refresh=False)
+        def progress(fraction: float, step: object) -> None:
+            bar.set_postfix_str(str(step), refresh=False)
             bar.update(max(0.0, fraction - bar.n))
 
         yield progress
