@@ -47,6 +47,18 @@ MESSAGES = {
     "setting_not_positive": "{name} cannot be {value}: give a whole number above 0.",
     "picture_grid": "{name} is a picture in colour: choose the grid first, on which its colour lies.",
     "grid_bent": "The transform of {name} bends space, so that its grid is none: choose the grid of the other volume.",
+    "node_missing": "There is no volume: choose two volumes.",
+    "node_same": "{name} is chosen twice: choose two different volumes.",
+    "node_kind": "{name} is a {kind}, which is not fused: choose a scalar volume.",
+    "node_empty": "{name} has no voxels: load it again, or choose another volume.",
+    "node_gone": "A volume of this run was removed: choose the volumes again.",
+    "node_is_input": "{name} is one of the inputs: choose another output, so that the input stays as it is.",
+    "output_class": "{name} cannot hold a {kind} volume: choose a new volume as output.",
+    "transform_singular": "The transform between {first} and {second} has no inverse: correct or remove it.",
+    "region_empty": "The region of interest {name} has no size: draw it, or leave it out.",
+    "plane_outside": "The slice in view does not touch {name}: scroll to it, then look again.",
+    "plane_bent": "{name} lies under a bent transform, which a single slice cannot show: fuse the volume.",
+    "units_unknown": "The window {preset} is for {units} and {name} does not say its units: choose another window.",
     "region_outside": "The region of interest does not touch {name}: move it there, or leave it out.",
     "no_overlap": "{first} and {second} share no voxel of the grid: check that they are of one patient and aligned.",
     "picture_colour": "{name} is a picture in colour and keeps its own: leave the colour map out.",
@@ -58,6 +70,7 @@ MESSAGES = {
     "torch_missing": "PyTorch is not there: install it (in Slicer through the PyTorch extension), then try again.",
     "torch_old": "PyTorch {version} is too old: update it to {needed} or newer, then start again.",
     "torch_numpy": "PyTorch {torch} does not work with numpy {numpy}: install a PyTorch that was built for it.",
+    "torch_install": "PyTorch could not be installed ({why}): see to the network and the free space, then try again.",
     "torch_broken": "PyTorch is there and cannot be loaded ({why}): install it again.",
     "device_missing": "There is no {device} device here: choose auto or cpu.",
     "memory_out": "The memory of {device} does not suffice: close other programs, or choose another grid or device.",
@@ -81,11 +94,19 @@ WARNINGS = {
     "not_finite": "{count} voxels of {name} are not finite and were taken as background.",
     "little_overlap": "The two volumes share only {percent} % of the smaller one's space: check their alignment.",
     "modality_unknown": "The modality of {name} is not known: its window follows its values; name it to be sure.",
+    "transform_rough": "The bent transform between the volumes is followed to {millimetres} mm only.",
     "not_trained": "{name} is of a kind ({modality}) that the network was not trained on: look twice at the result.",
     "region_alone": "The region of interest holds one of the two volumes alone: the result shows no other there.",
     "functional_guess": "Neither or both volumes are known as PET or SPECT: the second took the colour map.",
 }
 
+# Why a fused volume in a scene no longer shows its inputs as they are.
+STALE = {
+    "input_gone": "an input was removed",
+    "transform_changed": "the inputs were moved against each other",
+    "fused_moved": "it was moved against the first input",
+    "voxels_changed": "an input's voxels have changed",
+}
 # What a run is at.
 STEPS = {
     "values": "Reading the values",

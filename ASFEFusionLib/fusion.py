@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -229,6 +230,7 @@ def _source(volume: Volume, place: str, settings: FusionSettings, report: Fusion
     partner = report.modalities["second" if place == "first" else "first"]
     window = getattr(settings, f"window_{place}")
     eight_bit, chroma = intensity.eight_bit(volume), None
+    report.checksums[place] = zlib.crc32(np.ascontiguousarray(volume.voxels))
     if volume.rgb:
         chroma = colour.chroma(volume.voxels[0] / np.float32(255))
         volume = replace(volume, voxels=colour.luminance(volume.voxels))

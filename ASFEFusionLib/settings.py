@@ -150,6 +150,7 @@ class FusionReport:
     weights_sha256: str = ""
     colour: dict[str, Any] | None = None
     displacement: float | None = None
+    checksums: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[Notice] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)

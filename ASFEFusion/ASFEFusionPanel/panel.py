@@ -1,0 +1,520 @@
+"""The panel's behaviour: what its widgets offer, show and start."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
+
+from ASFEFusionLib import scene
+from ASFEFusionLib.errors import FusionError
+from ASFEFusionLib.fusion import LITTLE_OVERLAP
+from ASFEFusionLib.settings import DEVICES, GRIDS, MODALITIES, TRAINED
+from ASFEFusionLib.space import choose_grid
+
+from . import choices, words
+from .choices import AUTOMATIC, Choices, makeRequest
+from .pytorch import ensureTorch
+from .views import Layout, QuickLook, showFused, showIn3D, volumesInView
+
+PLACES = ("first", "second")
+# Milliseconds in which many changes of the inputs make one look at them.
+PATIENCE = 150
+
+
+class Panel(VTKObservationMixin):
+    """Widgets <-> parameter node <-> logic. `isOpen` tells whether the module is the one that is shown."""
+
+    def __init__(self, ui: Any, logic: Any, isOpen: Callable[[], bool]) -> None:
+        VTKObservationMixin.__init__(self)
+        self.ui, self.logic, self.isOpen = ui, logic, isOpen
+        self.parameters = None
+        self.layout, self.quickLook = Layout(), QuickLook()
+        self._request = None
+        self._began = 0.0
+        self._details = self._result = ""
+        self._updating = False
+        self._selected: tuple[Any, Any] = (None, None)
+        self._observed: list[Any] = []
+        self._known: dict[str, tuple] = {}
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.connect("timeout()", self.updateInfo)
+        self._combos = {
+            "firstModality": ui.firstModalityCombo,
+            "secondModality": ui.secondModalityCombo,
+            "firstWindow": ui.firstWindowCombo,
+            "secondWindow": ui.secondWindowCombo,
+            "alignment": ui.alignmentCombo,
+            "grid": ui.gridCombo,
+            "colour": ui.colourCombo,
+            "functional": ui.functionalCombo,
+            "device": ui.deviceCombo,
+        }
+        self._fillCombos()
+        for name, combo in self._combos.items():
+            combo.connect("currentIndexChanged(int)", lambda index, n=name: self._onCombo(n, index))
+        # Of two classes, which the parameter node's own connection cannot tell.
+        ui.outputSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onOutput)
+        ui.swapButton.connect("clicked(bool)", self.onSwap)
+        ui.opacitySlider.connect("valueChanged(int)", self.onOpacity)
+        ui.compareButton.connect("clicked(bool)", self.onCompare)
+        ui.formerLayoutButton.connect("clicked(bool)", self.onFormerLayout)
+        ui.quickLookButton.connect("clicked(bool)", self.onQuickLook)
+        ui.applyButton.connect("clicked(bool)", self.onApply)
+        ui.showButton.connect("clicked(bool)", self.onShow)
+        ui.renderButton.connect("clicked(bool)", self.onRender)
+        ui.detailsButton.connect("clicked(bool)", self.onDetails)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self._onNodeRemoved)
+
+    def cleanup(self) -> None:
+        """No observer, no timer, no quick look is left."""
+        self._timer.stop()
+        self.removeObservers()
+        self.quickLook.clear()
+        self._request = None
+
+    def onSceneClosed(self) -> None:
+        """The run was stopped, what was shown is gone."""
+        self.quickLook.clear()
+        self.layout.forget()
+        self._request = None
+        self._known.clear()
+        self._details = self._result = ""
+        self._running(False)
+        self.ui.resultLabel.text = ""
+
+    # ---- what there is to choose -------------------------------------------------------------------------------------
+
+    def _fillCombos(self) -> None:
+        self._fill("alignment", [("as-loaded", _("As loaded, following transforms"))])
+        self._fill("grid", [(name, words.gridName(name)) for name in GRIDS])
+        names = (AUTOMATIC, choices.NONE, choices.DISPLAYED, *choices.colour.MAPS)
+        self._fill("colour", [(name, words.colourName(name)) for name in names])
+        self._fill("functional", [(name, words.placeName(name)) for name in (AUTOMATIC, *PLACES)])
+        self._fill("device", [(name, words.deviceName(name)) for name in DEVICES])
+        manager = slicer.app.layoutManager()
+        for name in manager.sliceViewNames() if manager else ():
+            self.ui.quickLookViewCombo.addItem(name, name)
+
+    def _fill(self, name: str, items: list[tuple[str, str]]) -> None:
+        """Items (data, text) of a combo, with the parameter's one chosen if it is among them."""
+        combo = self._combos[name]
+        shown = [(combo.itemData(n), combo.itemText(n)) for n in range(combo.count)]
+        self._updating, before = True, self._updating
+        if shown != items:
+            combo.clear()
+            for data, text in items:
+                combo.addItem(text, data)
+        if self.parameters:
+            combo.currentIndex = max(0, combo.findData(getattr(self.parameters, name)))
+        self._updating = before
+
+    def _onCombo(self, name: str, index: int) -> None:
+        if self.parameters and not self._updating and index >= 0:
+            setattr(self.parameters, name, self._combos[name].itemData(index))
+
+    def _onOutput(self, node: Any = None) -> None:
+        if self.parameters and not self._updating:
+            self.parameters.outputVolume = node
+
+    def setParameterNode(self, parameters: Any) -> None:
+        self.parameters = parameters
+        self._selected = (parameters.firstVolume, parameters.secondVolume) if parameters else (None, None)
+
+    def chooseVolumes(self) -> None:
+        """Two volumes, if nothing is chosen yet: those in view, else the first ones; no fused ones, none twice."""
+        parameters = self.parameters
+        if parameters.firstVolume and parameters.secondVolume:
+            return
+        collection = slicer.mrmlScene.GetNodesByClass("vtkMRMLScalarVolumeNode")
+        collection.UnRegister(None)
+        found = [*volumesInView(), *(collection.GetItemAsObject(n) for n in range(collection.GetNumberOfItems()))]
+        fit = [
+            node
+            for node in found
+            if node.GetClassName() == "vtkMRMLScalarVolumeNode"
+            and not node.GetHideFromEditors()
+            and not node.GetAttribute(scene.MARK)
+        ]
+        taken = [parameters.firstVolume, parameters.secondVolume]
+        for place in (0, 1):
+            if taken[place] is None:
+                taken[place] = next((node for node in fit if node not in taken), None)
+        self._selected = tuple(taken)
+        parameters.firstVolume, parameters.secondVolume = taken
+
+    # ---- from the parameter node to the widgets ----------------------------------------------------------------------
+
+    def update(self) -> None:
+        """All widgets as the parameter node says. The same volume twice becomes the two exchanged."""
+        if not self.parameters or self._updating:
+            return
+        self._separate()
+        self._updating = True
+        for name in ("alignment", "grid", "colour", "functional", "device"):
+            combo = self._combos[name]
+            combo.currentIndex = max(0, combo.findData(getattr(self.parameters, name)))
+        self.ui.outputSelector.setCurrentNode(self.parameters.outputVolume)
+        self._updating = False
+        self._observeInputs()
+        self.updateInfo()
+
+    def _separate(self) -> None:
+        first, second = self.parameters.firstVolume, self.parameters.secondVolume
+        if first is not None and first is second:
+            # Whichever was chosen last stays; the other place takes what this one had.
+            if self._selected[0] is not first:
+                second = self._selected[0]
+                self.parameters.secondVolume = second
+            else:
+                first = self._selected[1]
+                self.parameters.firstVolume = first
+        self._selected = (first, second)
+
+    def _observeInputs(self) -> None:
+        wanted = [node for node in (*self._selected, self.parameters.region) if node is not None]
+        events = (slicer.vtkMRMLTransformableNode.TransformModifiedEvent, vtk.vtkCommand.ModifiedEvent)
+        for node in self._observed:
+            if node not in wanted:
+                for event in events:
+                    self.removeObserver(node, event, self._onInput)
+        for node in wanted:
+            if node not in self._observed:
+                for event in events:
+                    self.addObserver(node, event, self._onInput)
+        self._observed = wanted
+
+    def _onInput(self, caller: Any, event: str) -> None:
+        if not self._timer.isActive():
+            self._timer.start(PATIENCE)
+
+    def updateInfo(self) -> None:
+        """What each volume is, how they meet, and whether there is anything to fuse."""
+        self._timer.stop()
+        if not self.parameters:
+            return
+        for place in PLACES:
+            self._describe(place)
+        self._describeOverlap()
+        self._describeOutput()
+        self._checkCanApply()
+        self.ui.formerLayoutButton.enabled = self.layout.canRestore
+        self.updateResult()
+
+    def _node(self, place: str) -> Any:
+        return getattr(self.parameters, f"{place}Volume")
+
+    def _volume(self, place: str) -> tuple[Any, str | None] | None:
+        """The volume and its modality, known anew only after a change; None if there is none that could be fused."""
+        node = self._node(place)
+        choice = getattr(self.parameters, f"{place}Modality")
+        image = node.GetImageData() if node else None
+        key = (node and node.GetID(), node and node.GetMTime(), image and image.GetMTime(), choice)
+        if self._known.get(place, (None,))[0] != key:
+            try:
+                volume = scene.read_volume(node)
+                self._known[place] = (key, (volume, choices.modality(volume, choice)))
+            except FusionError:
+                self._known[place] = (key, None)
+        return self._known[place][1]
+
+    def _describe(self, place: str) -> None:
+        known = self._volume(place)
+        volume, modality = known or (None, None)
+        automatic = _("Automatic")
+        if volume is not None and getattr(self.parameters, f"{place}Modality") == AUTOMATIC:
+            automatic = _("Automatic ({modality})").format(modality=words.modalityName(modality))
+        names = [(AUTOMATIC, automatic), *((name, words.modalityName(name)) for name in MODALITIES)]
+        self._fill(f"{place}Modality", names)
+        windows = choices.windowsFor(volume, modality) if volume else [AUTOMATIC, choices.DISPLAYED]
+        if getattr(self.parameters, f"{place}Window") not in windows:
+            setattr(self.parameters, f"{place}Window", AUTOMATIC)  # a preset of another kind of volume
+        self._fill(f"{place}Window", [(name, words.windowName(name)) for name in windows])
+        label = getattr(self.ui, f"{place}InfoLabel")
+        label.text = self._info(volume, modality) if volume else ""
+
+    @staticmethod
+    def _info(volume: Any, modality: str | None) -> str:
+        size = " x ".join(str(n) for n in volume.size_ijk)
+        spacing = " x ".join(f"{s:.3g}" for s in volume.spacing)
+        units = volume.units or ("HU" if modality == "CT" else None)
+        text = _("{size}, {spacing} mm, {units}").format(
+            size=size, spacing=spacing, units=units or _("no units")
+        )
+        if modality is None:
+            text += "\n" + _("What it is could not be told: choose it above.")
+        elif modality not in TRAINED:
+            text += "\n" + _("The network was not trained on this: look twice at the result.")
+        return text
+
+    def _describeOverlap(self) -> None:
+        label = self.ui.overlapLabel
+        pair = self._node("first"), self._node("second")
+        there = all(self._volume(place) is not None for place in PLACES) and pair[0] is not pair[1]
+        for widget in (self.ui.opacitySlider, self.ui.compareButton):
+            widget.enabled = there
+        if not there:
+            label.text = ""
+            return
+        try:
+            share = scene.overlap_share(*pair)
+        except FusionError as error:
+            label.text = words.errorText(error.code, error.facts)
+            return
+        text = _("{percent} % of the smaller volume lies within the other.").format(percent=round(100 * share))
+        if share < LITTLE_OVERLAP:
+            text = _(
+                "WARNING: only {percent} % of the smaller volume lies within the other: check the alignment."
+            ).format(percent=round(100 * share))
+        frames = [scene.frame_of_reference(node) for node in pair]
+        if all(frames):
+            same = _("Both have the same DICOM frame of reference.")
+            differ = _("Their DICOM frames of reference differ, as those of two scanners do.")
+            text += "\n" + (same if frames[0] == frames[1] else differ)
+        label.text = text
+
+    def _describeOutput(self) -> None:
+        output = self.parameters.outputVolume
+        if output is None:
+            self.ui.outputNoteLabel.text = ""
+        else:
+            self.ui.outputNoteLabel.text = _("{name} will be overwritten.").format(name=output.GetName())
+
+    def _choices(self) -> Choices:
+        p = self.parameters
+        return Choices(
+            firstModality=p.firstModality,
+            secondModality=p.secondModality,
+            firstWindow=p.firstWindow,
+            secondWindow=p.secondWindow,
+            colour=p.colour,
+            functional=p.functional,
+            grid=p.grid,
+            region=p.region,
+            device=p.device,
+        )
+
+    def _checkCanApply(self) -> None:
+        ui = self.ui
+        if self.logic.busy:
+            ui.applyButton.text, ui.applyButton.enabled = _("Cancel"), True
+            ui.applyButton.toolTip = _("Stop this run; nothing of it is kept")
+            ui.quickLookButton.enabled = False
+            ui.quickLookButton.toolTip = _("A run is under way")
+            return
+        ui.applyButton.text = _("Apply")
+        reason = self._reason(self.parameters.outputVolume)
+        ui.applyButton.enabled = reason is None
+        ui.applyButton.toolTip = reason or _("Fuse the two volumes into one")
+        reason = self._reason(None)
+        ui.quickLookButton.enabled = reason is None and bool(ui.quickLookViewCombo.count)
+        ui.quickLookButton.toolTip = reason or _("Fuse only the slice in this view")
+
+    def _reason(self, output: Any) -> str | None:
+        """Why these choices cannot be fused; None if they can."""
+        first, second = self._node("first"), self._node("second")
+        try:
+            if first is None or second is None:
+                raise FusionError("node_missing")
+            if first is second:
+                raise FusionError("node_same", name=first.GetName())
+            scene.read_volume(first)
+            scene.read_volume(second)
+            if self.parameters.region is not None:
+                scene.region_points(self.parameters.region, first)
+            scene.check_output(output, [first, second], self._inColour())
+        except FusionError as error:
+            return words.errorText(error.code, error.facts)
+        return None
+
+    def _inColour(self) -> bool:
+        known = [self._volume(place) for place in PLACES]
+        if None in known:
+            return False
+        nodes = self._node("first"), self._node("second")
+        return choices.colours(nodes, [volume for volume, _modality in known], self._choices())[0] is not None
+
+    # ---- looking before fusing ---------------------------------------------------------------------------------------
+
+    def onSwap(self, checked: bool = False) -> None:
+        """The two volumes exchanged, with what was chosen for each."""
+        p = self.parameters
+        p.firstVolume, p.secondVolume, self._selected = p.secondVolume, p.firstVolume, self._selected[::-1]
+        p.firstModality, p.secondModality = p.secondModality, p.firstModality
+        p.firstWindow, p.secondWindow = p.secondWindow, p.firstWindow
+        p.functional = {"first": "second", "second": "first"}.get(p.functional, p.functional)
+
+    def onOpacity(self, value: int = 0) -> None:
+        self.layout.showPair(self._node("first"), self._node("second"), self.ui.opacitySlider.value / 100)
+        self.ui.formerLayoutButton.enabled = True
+
+    def onCompare(self, checked: bool = False) -> None:
+        if not self.layout.compare(self._node("first"), self._node("second")):
+            self._say(_("Compare Volumes is not part of this Slicer: use the slider to see one volume over the other."))
+        self.ui.formerLayoutButton.enabled = self.layout.canRestore
+
+    def onFormerLayout(self, checked: bool = False) -> None:
+        self.layout.restore()
+        self.ui.formerLayoutButton.enabled = False
+
+    # ---- runs --------------------------------------------------------------------------------------------------------
+
+    def onQuickLook(self, checked: bool = False) -> None:
+        """The slice in view alone, through the same run."""
+        name = self.ui.quickLookViewCombo.currentData
+        sliceNode = slicer.app.layoutManager().sliceWidget(name).mrmlSliceNode()
+        first = self._node("first")
+
+        def lattice(volume: Any, placed: Any) -> Any:
+            return scene.slice_lattice(sliceNode, first, choose_grid(volume, placed, self.parameters.grid))
+
+        def show(volume: Any, report: dict) -> None:
+            node = slicer.mrmlScene.GetNodeByID(self._request.firstID)
+            self.quickLook.show(volume, node.GetTransformNodeID(), name)
+            self._ended(_("Quick look in {view}: scroll to leave it.").format(view=name), report)
+
+        self._start(lambda: makeRequest(first, self._node("second"), None, self._choices(), lattice), show)
+
+    def onApply(self, checked: bool = False) -> None:
+        """Starts a run; or, during one, cancels it."""
+        if self.logic.busy:
+            self.ui.applyButton.enabled = False
+            self.logic.cancel()
+            return
+        output = self.parameters.outputVolume
+        if output is not None and not scene.is_fused(output):
+            question = _("{name} is not a fused volume. Overwrite it?").format(name=output.GetName())
+            if not slicer.util.confirmOkCancelDisplay(question, windowTitle=_("Overwrite a volume")):
+                return
+
+        def show(volume: Any, report: dict) -> None:
+            fused = self.logic.finish(self._request, volume, report)
+            self.parameters.fusedVolume = fused
+            self._ended(self._summary(report), scene.report_of(fused))
+            if self.isOpen():
+                self.layout.remember()
+                showFused(fused)
+            else:
+                slicer.util.showStatusMessage(_("{name} is done.").format(name=fused.GetName()), 5000)
+
+        self._start(
+            lambda: makeRequest(self._node("first"), self._node("second"), output, self._choices()),
+            show,
+        )
+
+    def _start(self, make: Callable[[], Any], show: Callable[[Any, dict], None]) -> None:
+        self.quickLook.clear()
+        self._details = ""
+        try:
+            if not ensureTorch():
+                self._say(_("Nothing was fused: PyTorch is needed."))
+                return
+            request = make()
+            self._began = time.monotonic()
+            self._request = request
+            self.logic.start(request, self._onProgress, self._guarded(show), self._onError, self._onCancelled)
+        except FusionError as error:
+            self._onError(error.code, error.facts, "")
+            return
+        self._say("")
+        self._running(True)
+
+    def _guarded(self, show: Callable[[Any, dict], None]) -> Callable[[Any, dict], None]:
+        """What comes with the result may still fail: its nodes may be gone, memory short."""
+
+        def done(volume: Any, report: dict) -> None:
+            try:
+                show(volume, report)
+            except FusionError as error:
+                self._onError(error.code, error.facts, "")
+
+        return done
+
+    def _onProgress(self, fraction: float, code: str, facts: dict, secondsLeft: float | None) -> None:
+        text = words.stepText(code, facts)
+        if secondsLeft is not None:
+            text = _("{step}, {time} left").format(step=text, time=words.duration(secondsLeft))
+        self.ui.progressBar.value = int(1000 * fraction)
+        self.ui.stepLabel.text = text
+
+    def _onError(self, code: str, facts: dict, details: str) -> None:
+        text = words.errorText(code, facts)
+        logging.error(f"ASFEFusion: {text}\n{details}" if details else f"ASFEFusion: {text}")
+        self._details = details
+        self._running(False)
+        self._say(text)
+
+    def _onCancelled(self) -> None:
+        self._running(False)
+        self._say(_("Cancelled: nothing was changed."))
+
+    def _onNodeRemoved(self, caller: Any, event: str) -> None:
+        # Which node is going is not told to Python in all versions: look after the event.
+        if self._request is not None and self.logic.busy:
+            qt.QTimer.singleShot(0, self._checkNodes)
+
+    def _checkNodes(self) -> None:
+        request = self._request
+        if request is None or not self.logic.busy:
+            return
+        if any(slicer.mrmlScene.GetNodeByID(nodeID) is None for nodeID in request.nodeIDs):
+            self.logic.stop()
+            self._onError("node_gone", {}, "")
+
+    def _running(self, running: bool) -> None:
+        if not running:
+            self._request = None
+            self.ui.stepLabel.text = ""
+        self.ui.progressBar.visible = running
+        self.ui.progressBar.value = 0
+        self.ui.detailsButton.enabled = bool(self._details)
+        if self.parameters:
+            self._checkCanApply()
+
+    def _ended(self, text: str, report: dict) -> None:
+        warnings = [words.warningText(w["code"], w["facts"]) for w in report.get("warnings", [])]
+        self._details = "\n".join(f"{key}: {value}" for key, value in report.items() if key != "warnings")
+        self._running(False)
+        self._say("\n".join([text, *(_("Warning: {text}").format(text=w) for w in warnings)]))
+
+    def _summary(self, report: dict) -> str:
+        seconds = time.monotonic() - self._began
+        device = words.deviceName(report.get("device", ""))
+        return _("Fused in {seconds} s on the {device}.").format(seconds=f"{seconds:.1f}", device=device)
+
+    def _say(self, text: str) -> None:
+        self._result = text
+        self.updateResult()
+
+    def updateResult(self) -> None:
+        """The result line, and whether the last fused volume still shows its inputs as they are."""
+        fused = self.parameters.fusedVolume if self.parameters else None
+        lines = [self._result] if self._result else []
+        stale = fused.GetAttribute(scene.STALE) if fused else None
+        if stale:
+            text = _("{name} is OUT OF DATE: {reason}.")
+            lines.append(text.format(name=fused.GetName(), reason=words.staleText(stale)))
+        self.ui.resultLabel.text = "\n".join(lines)
+        for button in (self.ui.showButton, self.ui.renderButton):
+            button.enabled = fused is not None
+
+    # ---- looking at the result ---------------------------------------------------------------------------------------
+
+    def onShow(self, checked: bool = False) -> None:
+        self.layout.remember()
+        showFused(self.parameters.fusedVolume)
+        self.ui.formerLayoutButton.enabled = True
+
+    def onRender(self, checked: bool = False) -> None:
+        showIn3D(self.parameters.fusedVolume)
+
+    def onDetails(self, checked: bool = False) -> None:
+        slicer.util.infoDisplay(_("Details of the last run"), detailedText=self._details)

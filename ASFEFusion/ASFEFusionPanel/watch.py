@@ -1,0 +1,181 @@
+"""Watches the scene's fused volumes: is each still what its inputs are? And says so, with the note, in the views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
+
+from ASFEFusionLib import scene
+
+from .words import staleText
+
+# A live transform changes many times a second: one look at the end of this time (ms) serves for all.
+PATIENCE = 200
+
+
+class FusedWatch(VTKObservationMixin):
+    """One for the whole application. `changed` are functions that are called when a fused volume's state may have."""
+
+    def __init__(self) -> None:
+        VTKObservationMixin.__init__(self)
+        self.changed: list[Callable[[], None]] = []
+        self._lookAtVoxels = False
+        self._followAnew = True
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.connect("timeout()", self.look)
+        self._notes = SliceNotes()
+        theScene = slicer.mrmlScene
+        for event in (
+            theScene.NodeAddedEvent,
+            theScene.NodeRemovedEvent,
+            theScene.EndImportEvent,
+            theScene.EndCloseEvent,
+        ):
+            self.addObserver(theScene, event, self._onScene)
+        manager = slicer.app.layoutManager()
+        if manager:
+            manager.connect("layoutChanged(int)", self._onLayout)
+        self.soon(voxels=True)
+
+    def stop(self) -> None:
+        """No observer and no text is left."""
+        self._timer.stop()
+        self.removeObservers()
+        manager = slicer.app.layoutManager()
+        if manager:
+            manager.disconnect("layoutChanged(int)", self._onLayout)
+        self._notes.clear()
+        self.changed.clear()
+
+    def _onScene(self, caller: Any, event: str) -> None:
+        self._followAnew = True
+        self.soon(voxels=True)
+
+    def _onLayout(self, layout: int = 0) -> None:
+        self._onScene(None, "")
+
+    def _follow(self) -> None:
+        """Observes every fused volume, its inputs, and the views."""
+        for node in scene.fused_nodes(slicer.mrmlScene):
+            for one in (node, node.GetNodeReference(scene.FIRST), node.GetNodeReference(scene.SECOND)):
+                if one is None:
+                    continue
+                self._observe(one, slicer.vtkMRMLTransformableNode.TransformModifiedEvent, self._onTransform)
+                self._observe(one, slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, self._onVoxels)
+                # The volume's own geometry tells nothing else when it changes.
+                self._observe(one, vtk.vtkCommand.ModifiedEvent, self._onTransform)
+        for composite in self._notes.composites():
+            self._observe(composite, vtk.vtkCommand.ModifiedEvent, self._onTransform)
+
+    def _observe(self, node: Any, event: int, method: Callable) -> None:
+        if not self.hasObserver(node, event, method):
+            self.addObserver(node, event, method)
+
+    def _onTransform(self, caller: Any, event: str) -> None:
+        self.soon()
+
+    def _onVoxels(self, caller: Any, event: str) -> None:
+        self.soon(voxels=True)
+
+    def soon(self, voxels: bool = False) -> None:
+        """A look within `PATIENCE`, however many ask for it."""
+        self._lookAtVoxels = self._lookAtVoxels or voxels
+        if not self._timer.isActive():
+            self._timer.start(PATIENCE)
+
+    def look(self) -> None:
+        """Marks each fused volume that no longer shows its inputs as they are, and unmarks the others."""
+        self._timer.stop()
+        if slicer.mrmlScene.IsImporting() or slicer.mrmlScene.IsClosing():
+            return
+        if self._followAnew:
+            self._followAnew = False
+            self._follow()
+        voxels, self._lookAtVoxels = self._lookAtVoxels, False
+        for node in scene.fused_nodes(slicer.mrmlScene):
+            before = node.GetAttribute(scene.STALE)
+            # A change of voxels stays until they are looked at again.
+            now = scene.out_of_date(node, voxels) or (before if before == "voxels_changed" and not voxels else None)
+            if now != before:
+                node.SetAttribute(scene.STALE, now)
+        self._notes.update()
+        for function in list(self.changed):
+            function()
+
+
+def noteOf(node: Any) -> str:
+    """What the views say of a fused node."""
+    note = _("fused, not for quantitation")
+    stale = node.GetAttribute(scene.STALE)
+    return _("{note}\nOUT OF DATE: {reason}").format(note=note, reason=staleText(stale)) if stale else note
+
+
+class SliceNotes:
+    """A line at the top of each slice view that shows a fused volume."""
+
+    def __init__(self) -> None:
+        self._actors: dict[str, tuple[Any, vtk.vtkTextActor]] = {}
+
+    def composites(self) -> list[Any]:
+        manager = slicer.app.layoutManager()
+        names = manager.sliceViewNames() if manager else ()
+        return [manager.sliceWidget(name).mrmlSliceCompositeNode() for name in names]
+
+    def update(self) -> None:
+        """The text of each view as it must be now."""
+        manager = slicer.app.layoutManager()
+        for name in manager.sliceViewNames() if manager else ():
+            node = self._fusedIn(manager.sliceWidget(name).mrmlSliceCompositeNode())
+            if node is None and name not in self._actors:
+                continue
+            view = manager.sliceWidget(name).sliceView()
+            actor = self._actor(name, view)
+            text = noteOf(node) if node is not None else ""
+            stale = node is not None and bool(node.GetAttribute(scene.STALE))
+            if actor.GetInput() != text:
+                actor.SetInput(text)
+                actor.GetTextProperty().SetColor((1.0, 0.3, 0.2) if stale else (1.0, 0.85, 0.3))
+                view.scheduleRender()
+
+    def clear(self) -> None:
+        """No text in any view."""
+        for renderer, actor in self._actors.values():
+            renderer.RemoveViewProp(actor)
+        self._actors.clear()
+
+    def _fusedIn(self, composite: Any) -> Any:
+        shown = [composite.GetBackgroundVolumeID()]
+        if composite.GetForegroundOpacity() > 0:
+            shown.append(composite.GetForegroundVolumeID())
+        for nodeID in shown[::-1]:
+            node = slicer.mrmlScene.GetNodeByID(nodeID) if nodeID else None
+            if node is not None and node.GetAttribute(scene.MARK):
+                return node
+        return None
+
+    def _actor(self, name: str, view: Any) -> vtk.vtkTextActor:
+        renderer = view.renderWindow().GetRenderers().GetFirstRenderer()
+        known = self._actors.get(name)
+        if known is not None and known[0] is renderer:
+            return known[1]
+        actor = vtk.vtkTextActor()
+        actor.SetInput("")
+        actor.SetTextScaleModeToNone()
+        actor.GetPositionCoordinate().SetCoordinateSystemToNormalizedViewport()
+        actor.SetPosition(0.5, 0.97)
+        style = actor.GetTextProperty()
+        style.SetFontSize(14)
+        style.SetBold(True)
+        style.SetShadow(True)
+        style.SetJustificationToCentered()
+        style.SetVerticalJustificationToTop()
+        renderer.AddViewProp(actor)
+        self._actors[name] = (renderer, actor)
+        return actor

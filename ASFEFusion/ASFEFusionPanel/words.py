@@ -1,0 +1,192 @@
+"""The library speaks in codes and facts; here they become sentences in the language of the application."""
+
+from __future__ import annotations
+
+from slicer.i18n import tr as _
+
+from ASFEFusionLib import errors
+
+
+def _errorTexts() -> dict[str, str]:
+    return {
+        "node_missing": _("There are not two volumes: load or choose them first."),
+        "node_same": _("{name} is chosen twice: choose two different volumes."),
+        "node_kind": _("{name} is a {kind}, which cannot be fused: choose a scalar volume."),
+        "node_empty": _("{name} has no voxels: load it again, or choose another volume."),
+        "node_gone": _("A volume of this run was removed from the scene, so the run was stopped."),
+        "node_is_input": _("{name} is one of the two inputs: choose another output volume."),
+        "output_class": _("{name} cannot hold a {kind} volume: choose a new volume as output."),
+        "transform_singular": _("The transforms of {first} and {second} have no inverse: correct them in Transforms."),
+        "region_empty": _("The region of interest {name} has no size: place it in the views, or choose None."),
+        "region_outside": _("The region of interest lies beyond {name}: move it there, or choose None."),
+        "plane_outside": _("The slice in view does not touch {name}: scroll to it, then press Quick look again."),
+        "plane_bent": _("{name} is under a non-linear transform, which one slice cannot show: press Apply instead."),
+        "units_unknown": _("{preset} is meant for {units} and {name} does not say its units: choose another window."),
+        "no_overlap": _("{first} and {second} do not meet in space: check their transforms, or align them first."),
+        "geometry_unusable": _("{path} has axes that span no space: correct its geometry in Volumes."),
+        "geometry_sheared": _("{path} lies on a sheared grid: choose the grid of the other volume, or resample it."),
+        "voxels_unusable": _("{path} holds voxels of a kind that is not handled ({type}): convert it first."),
+        "volume_constant": _("{name} has the same value in every voxel: choose a volume that shows something."),
+        "volume_nan": _("{name} holds no number in any voxel: load it again."),
+        "grid_too_large": _("A result of {size} voxels would need {gigabytes} GB: choose another grid or a region."),
+        "grid_bent": _("{name} is under a non-linear transform, so its grid is bent: choose the first one's grid."),
+        "window_units": _("{preset} is meant for {units}, and {name} has {has}: choose another window."),
+        "window_empty": _("A window from {low} to {high} is empty: set the window of the display again."),
+        "window_unknown": _("{value} is no window: choose one of {choices}."),
+        "colour_unknown": _("{value} is no colour map: choose another one."),
+        "setting_unknown": _("{name} cannot be {value}: choose one of {choices}."),
+        "torch_missing": _("PyTorch is not installed: press Apply, and it is installed through the PyTorch extension."),
+        "torch_old": _(
+            "PyTorch {version} is too old: update it to {needed} in the PyTorch Utils module, then restart."
+        ),
+        "torch_numpy": _("PyTorch {torch} does not fit numpy {numpy}: install it again in the PyTorch Utils module."),
+        "torch_install": _("PyTorch could not be installed ({why}): see to the network and the free space."),
+        "torch_broken": _("PyTorch cannot be loaded ({why}): install it again in the PyTorch Utils module."),
+        "device_missing": _("This computer has no {device} device: choose Automatic or CPU."),
+        "memory_out": _("The memory of {device} does not suffice: choose a region, another grid, or the CPU."),
+        "weights_missing": _("The network's weights are missing ({path}): install the extension again."),
+        "weights_damaged": _("The network's weights are damaged ({path}): install the extension again."),
+        "weights_other": _("{path} holds no weights for this network: choose other ones."),
+        "weights_incomplete": _("{path} lacks {count} parts of the network ({names}): get the whole file."),
+        "exchange_failed": _("Volumes could not be handed over through {path}: free some space on that disk."),
+        "run_busy": _("A run is under way: wait for it, or cancel it."),
+        "child_died": _("The process that fuses has ended by itself (code {code}): try a region, or the CPU."),
+        "child_missing": _("{program} could not be started: repair the installation of Slicer."),
+        "run_failed": _("The fusion failed ({why}): the details tell more."),
+    }
+
+
+def _warningTexts() -> dict[str, str]:
+    return {
+        "not_finite": _("{count} voxels of {name} are no numbers and were taken as background."),
+        "little_overlap": _("The two volumes share only {percent} % of the smaller one's space: check the alignment."),
+        "modality_unknown": _("The modality of {name} is not known: choose it, so that its window fits."),
+        "functional_guess": _("It is not known which of the two is PET or SPECT: the second took the colours."),
+        "not_trained": _("{name} is {modality}, on which the network was not trained: look twice at the result."),
+        "region_alone": _("The region holds voxels of one of the two volumes only."),
+        "transform_rough": _("The non-linear transform could be followed to {millimetres} mm only."),
+    }
+
+
+def _stepTexts() -> dict[str, str]:
+    return {
+        "sending": _("Handing the volumes over"),
+        "starting": _("Starting"),
+        "values": _("Reading the values"),
+        "weights": _("Loading the network"),
+        "space": _("Comparing the two in space"),
+        "resample": _("Resampling {name}"),
+        "slices": _("Slice {number} of {count}"),
+        "done": _("Done"),
+    }
+
+
+def _staleTexts() -> dict[str, str]:
+    return {
+        "input_gone": _("an input was removed"),
+        "transform_changed": _("the inputs were moved against each other"),
+        "fused_moved": _("it was moved against the first input"),
+        "voxels_changed": _("an input was changed"),
+    }
+
+
+def errorText(code: str, facts: dict) -> str:
+    """The sentence of an error; for a code that the panel has no words for, the library's own."""
+    return _fill(_errorTexts().get(code) or errors.MESSAGES.get(code) or code, facts)
+
+
+def warningText(code: str, facts: dict) -> str:
+    """The sentence of a warning."""
+    return _fill(_warningTexts().get(code) or errors.WARNINGS.get(code) or code, facts)
+
+
+def stepText(code: str, facts: dict) -> str:
+    """What a run is at."""
+    return _fill(_stepTexts().get(code) or errors.STEPS.get(code) or code, facts)
+
+
+def staleText(code: str) -> str:
+    """Why a fused volume is out of date."""
+    return _staleTexts().get(code) or errors.STALE.get(code) or code
+
+
+def _fill(text: str, facts: dict) -> str:
+    named = {key: modalityName(value) if key == "modality" else value for key, value in facts.items()}
+    try:
+        return text.format(**named)
+    except (KeyError, IndexError):
+        return text
+
+
+def modalityName(modality: str | None) -> str:
+    """The modality as clinicians write it."""
+    return {
+        "CT": _("CT"),
+        "MR": _("MR"),
+        "PET": _("PET"),
+        "SPECT": _("SPECT"),
+        "US": _("Ultrasound"),
+        "XA": _("Angiography"),
+        "CBCT": _("Cone-beam CT"),
+        None: _("unknown"),
+    }.get(modality, str(modality))
+
+
+def windowName(window: str) -> str:
+    """Name of a window as the panel offers it."""
+    return {
+        "automatic": _("Automatic window"),
+        "displayed": _("Window as displayed"),
+        "ct-brain": _("CT brain (0 to 80 HU)"),
+        "ct-soft-tissue": _("CT soft tissue (-160 to 240 HU)"),
+        "ct-bone": _("CT bone (-450 to 1050 HU)"),
+        "ct-lung": _("CT lung (-1350 to 150 HU)"),
+        "pet-suv-5": _("PET 0 to 5 SUV"),
+        "pet-suv-10": _("PET 0 to 10 SUV"),
+        "pet-suv-15": _("PET 0 to 15 SUV"),
+    }.get(window, window)
+
+
+def colourName(colour: str) -> str:
+    """Name of a choice of colour."""
+    return {
+        "automatic": _("Automatic"),
+        "none": _("None (grey)"),
+        "displayed": _("As displayed"),
+        "hot": _("Hot"),
+        "heat": _("Heat"),
+        "rainbow": _("Rainbow"),
+        "cool": _("Cool"),
+        "green": _("Green"),
+    }.get(colour, colour)
+
+
+def deviceName(device: str) -> str:
+    """Name of a device."""
+    return {
+        "auto": _("Automatic"),
+        "cpu": _("CPU"),
+        "cuda": _("NVIDIA GPU (CUDA)"),
+        "mps": _("Apple GPU (Metal)"),
+    }.get(device, device)
+
+
+def gridName(grid: str) -> str:
+    """Name of a choice of grid."""
+    return {
+        "first": _("Of the first volume"),
+        "second": _("Of the second volume"),
+        "finest": _("Finest of the two, in the first one's box"),
+    }.get(grid, grid)
+
+
+def placeName(place: str) -> str:
+    """Name of one of the two volumes."""
+    return {"automatic": _("PET or SPECT"), "first": _("First volume"), "second": _("Second volume")}.get(place, place)
+
+
+def duration(seconds: float) -> str:
+    """A length of time in words."""
+    if seconds < 90:
+        return _("{seconds} s").format(seconds=max(1, round(seconds)))
+    return _("{minutes} min").format(minutes=round(seconds / 60))
