@@ -19,6 +19,7 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
+from . import bent
 from .errors import FusionError
 from .fusion import SCALE
 from .settings import Notice
@@ -38,8 +39,6 @@ CONE_BEAM = re.compile(r"cbct|cone.?beam|o-?arm|dyna-?ct|xper-?ct|innova-?ct", r
 # UCUM codes of voxel values.
 UNITS = {"[hnsf'U]": "HU", "Bq/ml": "Bq/mL", "Bq/mL": "Bq/mL"}
 PET_UNITS = {"BQML": "Bq/mL", "GML": "SUV"}
-# A bent transform is sampled until its lattice errs by no more than this (mm), or has so many points.
-BENT_ERROR, BENT_POINTS = 0.25, 2_000_000
 # Probes that differ by less (voxels) are the same.
 SAME = 0.02
 
@@ -177,34 +176,44 @@ class Relation:
 def relate(first: slicer.vtkMRMLVolumeNode, second: slicer.vtkMRMLVolumeNode) -> Relation:
     """The transform between the two nodes' parents as it is now. Raises FusionError "transform_singular"."""
     parents = second.GetParentTransformNode(), first.GetParentTransformNode()
+    if not all(_invertible(parent) for parent in parents):
+        raise FusionError("transform_singular", first=first.GetName(), second=second.GetName())
     if _linear(*parents):
         matrix = vtk.vtkMatrix4x4()
-        if not slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(*parents, matrix):
-            raise FusionError("transform_singular", first=first.GetName(), second=second.GetName())
+        slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(*parents, matrix)
         between = LPS @ _array(matrix) @ LPS
-        if not np.isfinite(between).all() or abs(np.linalg.det(between[:3, :3])) < 1e-9:
-            raise FusionError("transform_singular", first=first.GetName(), second=second.GetName())
         return Relation(between, probe_between(first, second))
-    displacement, error = _sample(_between(parents[1], parents[0]), grid_of(read_volume(first)))
-    notices = [Notice("transform_rough", {"millimetres": round(error, 1)})] if error > 2 * BENT_ERROR else []
+    displacement, error = bent.sample(_between(parents[1], parents[0]), grid_of(read_volume(first)))
+    notices = [Notice("transform_rough", {"millimetres": round(error, 1)})] if error > 2 * bent.MOST_ERROR else []
     return Relation(None, probe_between(first, second), displacement, notices)
 
 
-def probe_between(source: slicer.vtkMRMLVolumeNode, target: slicer.vtkMRMLVolumeNode) -> np.ndarray:
+def probe_between(
+    source: slicer.vtkMRMLVolumeNode,
+    target: slicer.vtkMRMLVolumeNode,
+    flip_source: bool = False,
+    flip_target: bool = False,
+) -> np.ndarray:
     """(64, 3): where points all over the source's voxels lie among the target's, in the target's (i, j, k).
 
     It changes with the transforms between the two and with either's own geometry, and with nothing that moves both.
+    `flip_source`, `flip_target`: its slices are counted from the other end (see `_left_handed`).
     """
     image = source.GetImageData()
     size = image.GetDimensions() if image else (1, 1, 1)
     index = np.array([[*point, 1.0] for point in product(*(np.linspace(0, max(n - 1, 1), 4) for n in size))])
+    if flip_source:
+        index[:, 2] = size[2] - 1 - index[:, 2]
     own, other = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
     source.GetIJKToRASMatrix(own)
     target.GetRASToIJKMatrix(other)
     points = (index @ _array(own).T)[:, :3]
     between = _between(source.GetParentTransformNode(), target.GetParentTransformNode())
     moved = np.array([[*between.TransformPoint(point), 1.0] for point in points])
-    return (moved @ _array(other).T)[:, :3]
+    found = (moved @ _array(other).T)[:, :3]
+    if flip_target and target.GetImageData() is not None:
+        found[:, 2] = target.GetImageData().GetDimensions()[2] - 1 - found[:, 2]
+    return found
 
 
 def overlap_share(first: slicer.vtkMRMLVolumeNode, second: slicer.vtkMRMLVolumeNode) -> float:
@@ -240,58 +249,24 @@ def _linear(source: Any, target: Any) -> bool:
     return True
 
 
+def _invertible(node: Any) -> bool:
+    """False if a linear transform node, or one above it, flattens space: VTK would give some inverse all the same."""
+    while node is not None:
+        if node.IsLinear():
+            matrix = vtk.vtkMatrix4x4()
+            node.GetMatrixTransformToParent(matrix)
+            own = _array(matrix)
+            if not np.isfinite(own).all() or abs(np.linalg.det(own[:3, :3])) < 1e-9:
+                return False
+        node = node.GetParentTransformNode()
+    return True
+
+
 def _between(source: Any, target: Any) -> vtk.vtkGeneralTransform:
     """Points of the source's space to the target's (RAS mm)."""
     transform = vtk.vtkGeneralTransform()
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(source, target, transform)
     return transform
-
-
-def _sample(transform: vtk.vtkAbstractTransform, grid: Grid) -> tuple[Displacement, float]:
-    """The transform on a lattice over the grid's box, fine enough; and by how much (mm) linear reading still errs."""
-    corners = np.array([[*corner, 1.0] for corner in product(*((-0.5, n - 0.5) for n in grid.size))])
-    points = (corners @ (LPS @ grid.matrix).T)[:, :3]
-    low, high = points.min(0), points.max(0)
-    step = 16.0
-    while True:
-        counts = np.ceil((high - low) / step).astype(int) + 2
-        vectors = _evaluate(transform, low, step, counts)
-        error = _error(transform, vectors, low, step, np.random.default_rng(0).uniform(low, high, (500, 3)))
-        # Each halving divides the error by about four.
-        finer = step * float(np.clip(0.9 * np.sqrt(BENT_ERROR / max(error, 1e-6)), 0.25, 0.7))
-        if error <= BENT_ERROR or np.prod(np.ceil((high - low) / finer) + 2) > BENT_POINTS:
-            matrix = np.diag([-step, -step, step, 1.0])
-            matrix[:3, 3] = LPS[:3, :3] @ low
-            return Displacement(vectors * np.float32([-1, -1, 1]), matrix), error
-        step = finer
-
-
-def _evaluate(transform: vtk.vtkAbstractTransform, low: np.ndarray, step: float, counts: np.ndarray) -> np.ndarray:
-    """Displacements (k, j, i, 3), RAS mm, at low + step * (i, j, k)."""
-    sampler = vtk.vtkTransformToGrid()
-    sampler.SetInput(transform)
-    sampler.SetGridOrigin(*low)
-    sampler.SetGridSpacing(step, step, step)
-    sampler.SetGridExtent(0, int(counts[0]) - 1, 0, int(counts[1]) - 1, 0, int(counts[2]) - 1)
-    sampler.SetGridScalarTypeToFloat()
-    sampler.Update()
-    values = vtk_to_numpy(sampler.GetOutput().GetPointData().GetScalars())
-    # A rounding on the lattice is no displacement; what cannot be inverted is none that could be followed.
-    return np.nan_to_num(values.reshape(*counts[::-1], 3).astype(np.float32), posinf=0.0, neginf=0.0)
-
-
-def _error(transform: Any, vectors: np.ndarray, low: np.ndarray, step: float, points: np.ndarray) -> float:
-    """Greatest distance (mm) between the transform and the lattice read linearly, at the points (RAS)."""
-    at = (points - low) / step
-    base = np.floor(at).astype(int)
-    part = at - base
-    read = np.zeros_like(points)
-    for corner in product((0, 1), repeat=3):
-        weight = np.prod(np.where(corner, part, 1 - part), axis=1)
-        i, j, k = (base + corner).T
-        read += weight[:, None] * vectors[k, j, i]
-    exact = np.array([transform.TransformPoint(point) for point in points]) - points
-    return float(np.linalg.norm(exact - read, axis=1).max())
 
 
 def region_points(roi: Any, first: slicer.vtkMRMLVolumeNode) -> np.ndarray:
@@ -421,7 +396,9 @@ def write_fused(
     node.SetAttribute(MARK, "1")
     node.SetAttribute(REPORT, json.dumps({**report, "inputs": inputs}))
     probes = {"second": relation.probe, "first": probe_between(node, first)}
-    node.SetAttribute(RELATION, json.dumps({name: np.round(probe, 4).tolist() for name, probe in probes.items()}))
+    state = {name: np.round(probe, 4).tolist() for name, probe in probes.items()}
+    state["left_handed"] = {"first": _left_handed(first), "second": _left_handed(second), "fused": _left_handed(node)}
+    node.SetAttribute(RELATION, json.dumps(state))
     node.SetDescription(EXPORT_NOTE)
     node.RemoveAttribute(STALE)
     _place_in_hierarchy(node, first)
@@ -462,20 +439,22 @@ def report_of(node: slicer.vtkMRMLVolumeNode) -> dict[str, Any]:
 
 
 # Checksums of voxels by node: counting 100 MB anew takes a tenth of a second.
-_checksums: dict[str, tuple[int, int]] = {}
+_checksums: dict[str, tuple[tuple, int]] = {}
 
 
-def checksum(node: slicer.vtkMRMLVolumeNode) -> int | None:
-    """CRC-32 of the node's voxels as `fusion.fuse` reports it; None if it has none."""
+def checksum(node: slicer.vtkMRMLVolumeNode, flip: bool = False) -> int | None:
+    """CRC-32 of the node's voxels as `fusion.fuse` reports it; None without voxels. `flip`: slices from the other end."""
     image = node.GetImageData()
     scalars = image.GetPointData().GetScalars() if image else None
     if scalars is None:
         return None
     # The array changes with arrayFromVolumeModified, the image when it is replaced.
-    changed = max(image.GetMTime(), scalars.GetMTime())
+    state = (image.GetMTime(), scalars.GetMTime(), flip)
     known = _checksums.get(node.GetID())
-    if known is None or known[0] != changed:
-        known = _checksums[node.GetID()] = (changed, zlib.crc32(np.ascontiguousarray(vtk_to_numpy(scalars))))
+    if known is None or known[0] != state:
+        voxels = vtk_to_numpy(scalars).reshape(image.GetDimensions()[2], -1)
+        voxels = np.ascontiguousarray(voxels[::-1] if flip else voxels)
+        known = _checksums[node.GetID()] = (state, zlib.crc32(voxels))
     return known[1]
 
 
@@ -487,22 +466,32 @@ def out_of_date(node: slicer.vtkMRMLVolumeNode, voxels: bool = True) -> str | No
     first, second = node.GetNodeReference(FIRST), node.GetNodeReference(SECOND)
     if first is None or second is None:
         return "input_gone"
-    if first.GetImageData() is None or second.GetImageData() is None:
-        return "voxels_changed"
-    if _moved(node, "second", probe_between(first, second)):
+    try:
+        state = json.loads(node.GetAttribute(RELATION) or "{}")
+        return _difference(node, first, second, state, (report_of(node).get("checksums") or {}) if voxels else {})
+    except (ValueError, KeyError, TypeError):  # not written by this version
         return "transform_changed"
-    if _moved(node, "first", probe_between(node, first)):
+
+
+def _difference(node: Any, first: Any, second: Any, state: dict, checksums: dict) -> str | None:
+    """What differs from the state at the fusion."""
+    volumes = {"first": first, "second": second, "fused": node}
+    flips = {name: state["left_handed"][name] and not _left_handed(volume) for name, volume in volumes.items()}
+    if _moved(state["second"], probe_between(first, second, flips["first"], flips["second"])):
+        return "transform_changed"
+    if _moved(state["first"], probe_between(node, first, flips["fused"], flips["first"])):
         return "fused_moved"
-    known = report_of(node).get("checksums") or {}
-    pairs = (("first", first), ("second", second))
-    if voxels and any(name in known and checksum(volume) != known[name] for name, volume in pairs):
+    if any(checksum(volumes[name], flips[name]) != known for name, known in checksums.items()):
         return "voxels_changed"
     return None
 
 
-def _moved(node: slicer.vtkMRMLVolumeNode, name: str, probe: np.ndarray) -> bool:
-    try:
-        known = np.array(json.loads(node.GetAttribute(RELATION) or "{}")[name], float)
-    except (ValueError, KeyError, TypeError):
-        return True
-    return known.shape != probe.shape or not np.abs(known - probe).max() < SAME
+def _moved(known: list, probe: np.ndarray) -> bool:
+    return not np.abs(np.array(known, float) - probe).max() < SAME
+
+
+def _left_handed(node: slicer.vtkMRMLVolumeNode) -> bool:
+    """Slicer's reader turns the slices of a left-handed volume round, so that it comes back right-handed."""
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    return bool(np.linalg.det(_array(matrix)) < 0)

@@ -117,7 +117,7 @@ def _fillPreset(volumeProperty: vtk.vtkVolumeProperty, node: Any) -> None:
     rgb = node.IsA("vtkMRMLVectorVolumeNode")
     top = 255.0 if rgb else float(SCALE)
     opacity = vtk.vtkPiecewiseFunction()
-    for part, value in ((0, 0.0), (0.15, 0.0), (0.35, 0.03), (0.6, 0.12), (0.85, 0.6), (1, 0.85)):
+    for part, value in ((0, 0.0), (0.3, 0.0), (0.5, 0.02), (0.8, 0.06), (0.92, 0.25), (0.98, 0.9), (1, 0.95)):
         opacity.AddPoint(part * top, value)
     volumeProperty.SetScalarOpacity(opacity)
     if not rgb:
