@@ -142,8 +142,8 @@ class ASFEFusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self) -> None:
         """The module is reloaded, or Slicer quits: a run ends, and nothing stays behind."""
-        self.removeObservers()
         self.setParameterNode(None)
+        self.removeObservers()
         if self.panel:
             self.panel.cleanup()
         if self.logic:

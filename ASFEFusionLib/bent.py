@@ -48,7 +48,9 @@ def _evaluate(transform: vtk.vtkAbstractTransform, low: np.ndarray, step: float,
     return np.nan_to_num(values.reshape(*counts[::-1], 3).astype(np.float32), posinf=0.0, neginf=0.0)
 
 
-def _error(transform: Any, vectors: np.ndarray, low: np.ndarray, step: float, points: np.ndarray) -> float:
+def _error(
+    transform: vtk.vtkAbstractTransform, vectors: np.ndarray, low: np.ndarray, step: float, points: np.ndarray
+) -> float:
     """Greatest distance (mm) between the transform and the lattice read linearly, at the points (RAS)."""
     at = (points - low) / step
     base = np.floor(at).astype(int)

@@ -175,9 +175,8 @@ class Relation:
 
 def relate(first: slicer.vtkMRMLVolumeNode, second: slicer.vtkMRMLVolumeNode) -> Relation:
     """The transform between the two nodes' parents as it is now. Raises FusionError "transform_singular"."""
+    check_transforms(first, second)
     parents = second.GetParentTransformNode(), first.GetParentTransformNode()
-    if not all(_invertible(parent) for parent in parents):
-        raise FusionError("transform_singular", first=first.GetName(), second=second.GetName())
     if _linear(*parents):
         matrix = vtk.vtkMatrix4x4()
         slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(*parents, matrix)
@@ -216,11 +215,18 @@ def probe_between(
     return found
 
 
+def check_transforms(first: slicer.vtkMRMLVolumeNode, second: slicer.vtkMRMLVolumeNode) -> None:
+    """Raise FusionError "transform_singular" if a transform above one of the two flattens space."""
+    if not all(_invertible(node.GetParentTransformNode()) for node in (first, second)):
+        raise FusionError("transform_singular", first=first.GetName(), second=second.GetName())
+
+
 def overlap_share(first: slicer.vtkMRMLVolumeNode, second: slicer.vtkMRMLVolumeNode) -> float:
     """Roughly the space common to both over that of the smaller one, 0 to 1, from some thousand points of the first.
 
     Raises FusionError "transform_singular".
     """
+    check_transforms(first, second)
     boxes = [grid_of(read_volume(node)) for node in (first, second)]
     parents = first.GetParentTransformNode(), second.GetParentTransformNode()
     straight = _linear(*parents)
@@ -443,7 +449,7 @@ _checksums: dict[str, tuple[tuple, int]] = {}
 
 
 def checksum(node: slicer.vtkMRMLVolumeNode, flip: bool = False) -> int | None:
-    """CRC-32 of the node's voxels as `fusion.fuse` reports it; None without voxels. `flip`: slices from the other end."""
+    """CRC-32 of the node's voxels as `fusion.fuse` reports it; None: no voxels. `flip`: slices from the other end."""
     image = node.GetImageData()
     scalars = image.GetPointData().GetScalars() if image else None
     if scalars is None:

@@ -40,3 +40,16 @@ def _beside(name):
         return folder
     warnings.warn(f"no real data beside the checkout ({name}): its tests checked nothing", stacklevel=2)
     return None
+
+
+@pytest.fixture
+def stage(monkeypatch):
+    """The module, opened over an empty scene (see stage.py); nothing that Slicer would refuse may have happened."""
+    from stage import Stage
+
+    opened = Stage(monkeypatch)
+    yield opened
+    opened.close()
+    assert opened.children() == ([], [])
+    if opened.host:
+        assert not opened.host.problems, opened.host.problems

@@ -114,9 +114,21 @@ def makeRequest(first: Any, second: Any, output: Any, choices: Choices, lattice:
     return Request(job, relation, first.GetID(), second.GetID(), output.GetID() if output else None)
 
 
-def modality(volume: Volume, choice: str) -> str | None:
+# What volumes are by their values, by node and state of its voxels: that takes a look at two million of them.
+_guessed: dict[str, tuple[tuple, str | None]] = {}
+
+
+def modality(node: Any, volume: Volume, choice: str) -> str | None:
     """The volume's modality as chosen, as DICOM says, or by its values."""
-    return intensity.guess_modality(volume) if choice == AUTOMATIC else choice
+    if choice != AUTOMATIC:
+        return choice
+    if volume.modality is not None:
+        return volume.modality
+    image = node.GetImageData()
+    state = (image.GetMTime(), image.GetPointData().GetScalars().GetMTime())
+    if _guessed.get(node.GetID(), ((),))[0] != state:
+        _guessed[node.GetID()] = (state, intensity.guess_modality(volume))
+    return _guessed[node.GetID()][1]
 
 
 def windowsFor(volume: Volume, modality_: str | None) -> list[str]:
@@ -148,10 +160,8 @@ def functionalPlace(modalities: tuple[str | None, str | None], choice: str) -> s
 
 def colours(nodes: tuple, volumes: tuple, choices: Choices) -> tuple[Any, str | None]:
     """Colour table (or name, or None for grey) and which volume takes it ("first", "second", None: not known)."""
-    found = tuple(
-        modality(volume, choice)
-        for volume, choice in zip(volumes, (choices.firstModality, choices.secondModality), strict=True)
-    )
+    named = (choices.firstModality, choices.secondModality)
+    found = tuple(modality(*each) for each in zip(nodes, volumes, named, strict=True))
     place = functionalPlace(found, choices.functional)
     if choices.colour == NONE or (choices.colour == AUTOMATIC and place is None):
         return None, None

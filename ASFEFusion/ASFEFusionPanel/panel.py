@@ -43,7 +43,6 @@ class Panel(VTKObservationMixin):
         self._updating = False
         self._selected: tuple[Any, Any] = (None, None)
         self._observed: list[Any] = []
-        self._known: dict[str, tuple] = {}
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._timer.connect("timeout()", self.updateInfo)
@@ -86,7 +85,6 @@ class Panel(VTKObservationMixin):
         self.quickLook.clear()
         self.layout.forget()
         self._request = None
-        self._known.clear()
         self._details = self._result = ""
         self._running(False)
         self.ui.resultLabel.text = ""
@@ -155,7 +153,7 @@ class Panel(VTKObservationMixin):
 
     def update(self) -> None:
         """All widgets as the parameter node says. The same volume twice becomes the two exchanged."""
-        if not self.parameters or self._updating:
+        if not self.parameters or self._updating or slicer.mrmlScene.IsImporting():
             return
         self._separate()
         self._updating = True
@@ -199,7 +197,7 @@ class Panel(VTKObservationMixin):
     def updateInfo(self) -> None:
         """What each volume is, how they meet, and whether there is anything to fuse."""
         self._timer.stop()
-        if not self.parameters:
+        if not self.parameters or slicer.mrmlScene.IsImporting():  # half a scene tells nothing
             return
         for place in PLACES:
             self._describe(place)
@@ -213,18 +211,13 @@ class Panel(VTKObservationMixin):
         return getattr(self.parameters, f"{place}Volume")
 
     def _volume(self, place: str) -> tuple[Any, str | None] | None:
-        """The volume and its modality, known anew only after a change; None if there is none that could be fused."""
+        """The volume and its modality; None if there is none that could be fused."""
         node = self._node(place)
-        choice = getattr(self.parameters, f"{place}Modality")
-        image = node.GetImageData() if node else None
-        key = (node and node.GetID(), node and node.GetMTime(), image and image.GetMTime(), choice)
-        if self._known.get(place, (None,))[0] != key:
-            try:
-                volume = scene.read_volume(node)
-                self._known[place] = (key, (volume, choices.modality(volume, choice)))
-            except FusionError:
-                self._known[place] = (key, None)
-        return self._known[place][1]
+        try:
+            volume = scene.read_volume(node)
+        except FusionError:
+            return None
+        return volume, choices.modality(node, volume, getattr(self.parameters, f"{place}Modality"))
 
     def _describe(self, place: str) -> None:
         known = self._volume(place)
@@ -235,7 +228,7 @@ class Panel(VTKObservationMixin):
         names = [(AUTOMATIC, automatic), *((name, words.modalityName(name)) for name in MODALITIES)]
         self._fill(f"{place}Modality", names)
         windows = choices.windowsFor(volume, modality) if volume else [AUTOMATIC, choices.DISPLAYED]
-        if getattr(self.parameters, f"{place}Window") not in windows:
+        if volume and getattr(self.parameters, f"{place}Window") not in windows:
             setattr(self.parameters, f"{place}Window", AUTOMATIC)  # a preset of another kind of volume
         self._fill(f"{place}Window", [(name, words.windowName(name)) for name in windows])
         label = getattr(self.ui, f"{place}InfoLabel")
@@ -328,6 +321,7 @@ class Panel(VTKObservationMixin):
                 raise FusionError("node_same", name=first.GetName())
             scene.read_volume(first)
             scene.read_volume(second)
+            scene.check_transforms(first, second)
             if self.parameters.region is not None:
                 scene.region_points(self.parameters.region, first)
             scene.check_output(output, [first, second], self._inColour())
@@ -347,10 +341,15 @@ class Panel(VTKObservationMixin):
     def onSwap(self, checked: bool = False) -> None:
         """The two volumes exchanged, with what was chosen for each."""
         p = self.parameters
-        p.firstVolume, p.secondVolume, self._selected = p.secondVolume, p.firstVolume, self._selected[::-1]
-        p.firstModality, p.secondModality = p.secondModality, p.firstModality
-        p.firstWindow, p.secondWindow = p.secondWindow, p.firstWindow
-        p.functional = {"first": "second", "second": "first"}.get(p.functional, p.functional)
+        self._updating = True  # half exchanged, a window would not fit its volume
+        try:
+            p.firstVolume, p.secondVolume, self._selected = p.secondVolume, p.firstVolume, self._selected[::-1]
+            p.firstModality, p.secondModality = p.secondModality, p.firstModality
+            p.firstWindow, p.secondWindow = p.secondWindow, p.firstWindow
+            p.functional = {"first": "second", "second": "first"}.get(p.functional, p.functional)
+        finally:
+            self._updating = False
+        self.update()
 
     def onOpacity(self, value: int = 0) -> None:
         self.layout.showPair(self._node("first"), self._node("second"), self.ui.opacitySlider.value / 100)

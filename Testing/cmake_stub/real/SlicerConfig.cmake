@@ -1,0 +1,46 @@
+# Slicer's and CTK's own macros from their sources, with what a Slicer build would have told them. What compiles, or
+# comes from a third repository, is skipped by Slicer's own switches or stands empty.
+set(Slicer_CMAKE_DIR "$ENV{SLICER_SOURCE_DIR}/CMake")
+set(Slicer_EXTENSIONS_CMAKE_DIR "$ENV{SLICER_SOURCE_DIR}/Extensions/CMake")
+set(CTK_CMAKE_DIR "$ENV{CTK_SOURCE_DIR}/CMake")
+set(others "${CMAKE_BINARY_DIR}/others")
+list(PREPEND CMAKE_MODULE_PATH "${Slicer_CMAKE_DIR}" "${Slicer_EXTENSIONS_CMAKE_DIR}" "${CTK_CMAKE_DIR}" "${others}")
+list(PREPEND CMAKE_PREFIX_PATH "${others}")
+foreach(file IN ITEMS PythonQtConfig SlicerExecutionModelConfig vtkMacroKitPythonWrap)
+  file(WRITE "${others}/${file}.cmake" "")
+endforeach()
+set(SlicerExecutionModel_USE_FILE "${others}/SlicerExecutionModelConfig.cmake")
+include(ctkFunctionExtractOptimizedLibrary)
+# Makes a starter in the build tree, which no package holds.
+file(WRITE "${others}/CTKAppLauncherConfig.cmake" "function(ctkAppLauncherConfigureForExecutable)\nendfunction()\n")
+
+configure_file("${Slicer_CMAKE_DIR}/UseSlicer.cmake.in" "${CMAKE_BINARY_DIR}/UseSlicer.cmake" @ONLY)
+set(Slicer_USE_FILE "${CMAKE_BINARY_DIR}/UseSlicer.cmake")
+set(Slicer_EXTENSION_GENERATE_CONFIG "${Slicer_CMAKE_DIR}/SlicerExtensionGenerateConfig.cmake")
+set(Slicer_EXTENSION_CPACK "${Slicer_CMAKE_DIR}/SlicerExtensionCPack.cmake")
+set(Slicer_EXTENSION_CPACK_BUNDLE_FIXUP "${Slicer_CMAKE_DIR}/SlicerExtensionCPackBundleFixup.cmake.in")
+set(Slicer_PYTHON_MODULE_TEST_TEMPLATES_DIR "$ENV{SLICER_SOURCE_DIR}/Base/QTCore/Testing/Python")
+set(Slicer_LICENSE_FILE "$ENV{SLICER_SOURCE_DIR}/License.txt")
+set(Slicer_README_FILE "$ENV{SLICER_SOURCE_DIR}/README.md")
+
+foreach(part IN ITEMS
+    EXTERNAL_PROJECTS_USEFILE SET_CMAKE_C_CXX_FLAGS SlicerBlockPlatformCheck SlicerBlockAdditionalLauncherSettings)
+  set(Slicer_SKIP_${part} TRUE)
+endforeach()
+set(Slicer_USE_PYTHONQT ON)
+set(Slicer_DONT_USE_EXTENSION FALSE)
+set(Slicer_REVISION "0")
+set(Slicer_WC_ROOT "none")
+set(Slicer_OS "linux")
+set(Slicer_ARCHITECTURE "amd64")
+set(Slicer_INSTALL_ROOT "./")
+set(Slicer_SHARE_DIR "share/Slicer")
+set(Slicer_QTSCRIPTEDMODULES_LIB_DIR "lib/Slicer/qt-scripted-modules")
+
+# Slicer's Config finds its Python before the extension is read.
+set(PYTHON_EXECUTABLE "$ENV{PYTHON_EXECUTABLE}")
+set(PYTHON_LIBRARIES "none/none")
+set(PYTHONINTERP_FOUND TRUE)
+set(PYTHONLIBS_FOUND TRUE)
+set(PythonQt_FOUND TRUE)
+set(Slicer_FOUND TRUE)
