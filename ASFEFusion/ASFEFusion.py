@@ -135,6 +135,7 @@ class ASFEFusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = ASFEFusionLogic()
         self.panel = Panel(self.ui, self.logic, lambda: self.parent.isEntered)
+        fusedWatch().changed.append(self.panel.updateResult)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndClose)
@@ -263,7 +264,7 @@ class ASFEFusionLogic(ScriptedLoadableModuleLogic):
         report = {**report, "warnings": notices + report.get("warnings", [])}
         output = nodes[2] if request.outputID else None
         fused = scene.write_fused(volume, report, nodes[0], nodes[1], request.relation, output=output)
-        fusedWatch().soon(voxels=True)
+        fusedWatch().soon()
         return fused
 
     @property

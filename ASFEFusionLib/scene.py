@@ -464,17 +464,14 @@ def checksum(node: slicer.vtkMRMLVolumeNode, flip: bool = False) -> int | None:
     return known[1]
 
 
-def out_of_date(node: slicer.vtkMRMLVolumeNode, voxels: bool = True) -> str | None:
-    """Why the fused node no longer shows its inputs as they are now: a key of `errors.STALE`; None if it does.
-
-    `voxels`: compare the inputs' voxels too (a checksum, made anew only after a change).
-    """
+def out_of_date(node: slicer.vtkMRMLVolumeNode) -> str | None:
+    """Why the fused node no longer shows its inputs as they are now: a key of `errors.STALE`; None if it does."""
     first, second = node.GetNodeReference(FIRST), node.GetNodeReference(SECOND)
     if first is None or second is None:
         return "input_gone"
     try:
         state = json.loads(node.GetAttribute(RELATION) or "{}")
-        return _difference(node, first, second, state, (report_of(node).get("checksums") or {}) if voxels else {})
+        return _difference(node, first, second, state, report_of(node).get("checksums") or {})
     except (ValueError, KeyError, TypeError):  # not written by this version
         return "transform_changed"
 

@@ -489,7 +489,6 @@ def test_what_makes_a_fused_node_out_of_date(mrml, pair):
     mr.GetImageData().GetPointData().GetScalars().Modified()
     mr.GetImageData().Modified()
     assert scene.out_of_date(fused) == "voxels_changed"
-    assert scene.out_of_date(fused, voxels=False) is None
     voxels[5, 5, 5] -= 1
     mr.GetImageData().GetPointData().GetScalars().Modified()
     assert scene.out_of_date(fused) is None

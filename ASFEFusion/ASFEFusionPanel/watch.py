@@ -25,7 +25,6 @@ class FusedWatch(VTKObservationMixin):
     def __init__(self) -> None:
         VTKObservationMixin.__init__(self)
         self.changed: list[Callable[[], None]] = []
-        self._lookAtVoxels = False
         self._followAnew = True
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
@@ -42,7 +41,7 @@ class FusedWatch(VTKObservationMixin):
         manager = slicer.app.layoutManager()
         if manager:
             manager.connect("layoutChanged(int)", self._onLayout)
-        self.soon(voxels=True)
+        self.soon()
 
     def stop(self) -> None:
         """No observer and no text is left."""
@@ -56,7 +55,7 @@ class FusedWatch(VTKObservationMixin):
 
     def _onScene(self, caller: Any, event: str) -> None:
         self._followAnew = True
-        self.soon(voxels=True)
+        self.soon()
 
     def _onLayout(self, layout: int = 0) -> None:
         self._onScene(None, "")
@@ -67,26 +66,24 @@ class FusedWatch(VTKObservationMixin):
             for one in (node, node.GetNodeReference(scene.FIRST), node.GetNodeReference(scene.SECOND)):
                 if one is None:
                     continue
-                self._observe(one, slicer.vtkMRMLTransformableNode.TransformModifiedEvent, self._onTransform)
-                self._observe(one, slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, self._onVoxels)
-                # The volume's own geometry tells nothing else when it changes.
-                self._observe(one, vtk.vtkCommand.ModifiedEvent, self._onTransform)
+                for event in (
+                    slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
+                    slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent,
+                    vtk.vtkCommand.ModifiedEvent,
+                ):
+                    self._observe(one, event)
         for composite in self._notes.composites():
-            self._observe(composite, vtk.vtkCommand.ModifiedEvent, self._onTransform)
+            self._observe(composite, vtk.vtkCommand.ModifiedEvent)
 
-    def _observe(self, node: Any, event: int, method: Callable) -> None:
-        if not self.hasObserver(node, event, method):
-            self.addObserver(node, event, method)
+    def _observe(self, node: Any, event: int) -> None:
+        if not self.hasObserver(node, event, self._onChange):
+            self.addObserver(node, event, self._onChange)
 
-    def _onTransform(self, caller: Any, event: str) -> None:
+    def _onChange(self, caller: Any, event: str) -> None:
         self.soon()
 
-    def _onVoxels(self, caller: Any, event: str) -> None:
-        self.soon(voxels=True)
-
-    def soon(self, voxels: bool = False) -> None:
+    def soon(self) -> None:
         """A look within `PATIENCE`, however many ask for it."""
-        self._lookAtVoxels = self._lookAtVoxels or voxels
         if not self._timer.isActive():
             self._timer.start(PATIENCE)
 
@@ -98,13 +95,10 @@ class FusedWatch(VTKObservationMixin):
         if self._followAnew:
             self._followAnew = False
             self._follow()
-        voxels, self._lookAtVoxels = self._lookAtVoxels, False
         for node in scene.fused_nodes(slicer.mrmlScene):
-            before = node.GetAttribute(scene.STALE)
-            # A change of voxels stays until they are looked at again.
-            now = scene.out_of_date(node, voxels) or (before if before == "voxels_changed" and not voxels else None)
-            if now != before:
-                node.SetAttribute(scene.STALE, now)
+            stale = scene.out_of_date(node)
+            if stale != node.GetAttribute(scene.STALE):
+                node.SetAttribute(scene.STALE, stale)
         self._notes.update()
         for function in list(self.changed):
             function()
