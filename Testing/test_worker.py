@@ -122,7 +122,7 @@ def test_the_result_is_that_of_fuse_and_the_process_stays(serve, heads):
         *heard, last = child.hear(*ENDINGS)
         assert last == {"run": child.last, "done": folder}
         fractions = [answer["progress"] for answer in heard]
-        assert fractions == sorted(fractions)
+        assert np.diff(fractions).min() > -1e-9
         assert fractions[-1] == 1
         assert {answer["step"] for answer in heard} <= set(STEPS)
         assert all(STEPS[a["step"]].format(**a["facts"]) and a["run"] == child.last for a in heard)

@@ -145,7 +145,8 @@ def window(node: Any, volume: Volume, choice: Any) -> Any:
         return None
     if choice == DISPLAYED:
         return scene.window_shown(node)
-    if isinstance(choice, str) and intensity.PRESETS[choice][2] == "SUV" and volume.units is None:
+    unknown = volume.units is None and volume.modality in ("PET", None)
+    if isinstance(choice, str) and intensity.PRESETS[choice][2] == "SUV" and unknown:
         raise FusionError("units_unknown", preset=choice, units="SUV", name=volume.name)
     return choice
 

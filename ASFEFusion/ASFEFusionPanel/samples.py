@@ -63,6 +63,7 @@ def makeHead(modality: str) -> Any:
     window = intensity.automatic_window(volume, modality, "MR")
     display.SetWindowLevelMinMax(window.low, window.high)
     if modality == "PET":
+        display.SetWindowLevelMinMax(0.0, 15.0)  # SUV: the lesion is hotter than the brain, and must look so
         display.SetAndObserveColorNodeID(
             slicer.modules.colors.logic().GetPETColorNodeID(slicer.vtkMRMLPETProceduralColorNode.PETheat)
         )

@@ -102,7 +102,12 @@ def showIn3D(node: Any) -> Any:
     logic = slicer.modules.volumerendering.logic()
     display = logic.GetFirstVolumeRenderingDisplayNode(node)
     if display is None:
-        display = logic.CreateDefaultVolumeRenderingNodes(node)
+        # Not CreateDefaultVolumeRenderingNodes: it would take any volume of 8 bits for an ultrasound.
+        display = logic.CreateVolumeRenderingDisplayNode()
+        display.UnRegister(logic)
+        slicer.mrmlScene.AddNode(display)
+        node.AddAndObserveDisplayNodeID(display.GetID())
+        logic.UpdateDisplayNodeFromVolumeNode(display, node, None, None, False)
         _fillPreset(display.GetVolumePropertyNode().GetVolumeProperty(), node)
     display.SetVisibility(True)
     manager = slicer.app.layoutManager()
@@ -120,6 +125,8 @@ def _fillPreset(volumeProperty: vtk.vtkVolumeProperty, node: Any) -> None:
     for part, value in ((0, 0.0), (0.3, 0.0), (0.5, 0.02), (0.8, 0.06), (0.92, 0.25), (0.98, 0.9), (1, 0.95)):
         opacity.AddPoint(part * top, value)
     volumeProperty.SetScalarOpacity(opacity)
+    # The colours of RGB are its own; its opacity goes by its luminance.
+    volumeProperty.SetIndependentComponents(not rgb)
     if not rgb:
         colours = vtk.vtkColorTransferFunction()
         for part, shade in ((0, (0, 0, 0)), (0.35, (0.55, 0.42, 0.36)), (0.7, (0.9, 0.82, 0.72)), (1, (1, 1, 1))):
