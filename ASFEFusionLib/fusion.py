@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import platform
-import threading
-import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 
 from . import __version__, colour, intensity, space
 from .engine import Engine, cpu_threads
-from .errors import Cancelled, FusionError
+from .errors import FusionError
+from .progress import Progress, Run
 from .settings import TRAINED, FusionReport, FusionSettings, Notice, Step
 from .volume import Volume, check_geometry, check_voxels
 
-Progress = Callable[[float, Step], None]
-T = TypeVar("T")
 PLACES = ("first", "second")
 FUNCTIONAL = ("PET", "SPECT")
 # Scalar results: 0..1000 without units, so that nobody takes them for HU.
 SCALE = 1000
 LITTLE_OVERLAP = 0.5
 FILE_NOTE = f"ASFEFusion {__version__}: fused, derived, not for quantitation"
-# Seconds between two calls of the caller's progress.
-INTERVAL = 0.1
 # Voxels around a region of interest that the network sees too, so that its ends are no ends of the picture.
 HALO = 32
 
@@ -56,7 +49,7 @@ def fuse(
     """
     settings = replace(settings) if settings else FusionSettings()  # checked once more: fields may have been set since
     try:
-        return _fuse(first, second, settings, _Run(progress, cancelled), displacement)
+        return _fuse(first, second, settings, Run(progress, cancelled), displacement)
     except MemoryError as error:
         raise FusionError("memory_out", device="this machine") from error
     except RuntimeError as error:  # ITK's and torch's own ways to say so
@@ -66,7 +59,7 @@ def fuse(
 
 
 def _fuse(
-    first: Volume, second: Volume, settings: FusionSettings, run: _Run, displacement: space.Displacement | None
+    first: Volume, second: Volume, settings: FusionSettings, run: Run, displacement: space.Displacement | None
 ) -> tuple[Volume, FusionReport]:
     report = FusionReport(versions=versions())
     pair = _check_pair(first, second, settings)
@@ -281,7 +274,7 @@ def _paint(sources: list[_Source], settings: FusionSettings, report: FusionRepor
 
 
 def _fuse_slices(
-    run: _Run, engine: Engine, sources: list[_Source], paint: _Paint | None, scalar_type: type
+    run: Run, engine: Engine, sources: list[_Source], paint: _Paint | None, scalar_type: type
 ) -> np.ndarray:
     """The resampled values, batch by batch, through windows, network and colour into the result's voxels."""
     grid = sources[0].cover.grid
@@ -330,78 +323,6 @@ def _fuse_covered(
     if not both.any():
         return alone
     return np.clip(both * engine.fuse(a, b, beat) + (1 - both) * alone, 0, 1)
-
-
-class _Run:
-    """The caller's progress and cancel, and the seconds of each stage."""
-
-    def __init__(self, progress: Progress | None, cancelled: Callable[[], bool] | None) -> None:
-        self.progress, self.cancelled = progress, cancelled
-        self.seconds: dict[str, float] = {}
-        self.said = 0.0
-        self.span, self.message, self.part = (0.0, 0.0), Step("values"), 0.0
-
-    @contextmanager
-    def stage(self, name: str, start: float, stop: float, message: Step) -> Iterator[None]:
-        """From `start` to `stop` of the whole (0 to 1); seconds of stages of one name add up."""
-        self.span, self.message, self.part = (start, stop), message, 0.0
-        began = time.perf_counter()
-        self.tick(0.0)
-        yield
-        self.tick(1.0)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
-
-    def tick(self, part: float) -> None:
-        """Part of the stage that is done (0 to 1). Raises Cancelled."""
-        if self.cancelled is not None and self.cancelled():
-            raise Cancelled
-        self.part = part = max(self.part, part)
-        if self.progress is not None and time.monotonic() - self.said >= INTERVAL:
-            self.last(self.span[0] + (self.span[1] - self.span[0]) * part, self.message)
-
-    def aside(self, work: Callable[[space.Tick], T]) -> T:
-        """Result of `work(tick)`, done in a thread, so that progress and cancel go on while one call takes long.
-
-        The caller's functions are called from the caller's own thread alone; `tick` only notes how far the work is, and
-        raises Cancelled once the caller has cancelled.
-        """
-        stop, done, outcome = threading.Event(), threading.Event(), {}
-        part = [0.0]
-
-        def tick(value: float) -> None:
-            part[0] = value
-            if stop.is_set():
-                raise Cancelled
-
-        def target() -> None:
-            try:
-                outcome["value"] = work(tick)
-            except BaseException as error:
-                outcome["error"] = error
-            done.set()
-
-        thread = threading.Thread(target=target, daemon=True)
-        thread.start()
-        try:
-            while not done.wait(INTERVAL):
-                self.tick(part[0])
-        finally:
-            # Never left running: it would hold its memory, and Python could not end while it is in ITK.
-            stop.set()
-            thread.join()
-        if "error" in outcome:
-            raise outcome["error"]
-        return outcome["value"]
-
-    def beat(self) -> None:
-        """A sign of life within the stage."""
-        self.tick(self.part)
-
-    def last(self, fraction: float, message: Step) -> None:
-        """Says so in any case."""
-        self.said = time.monotonic()
-        if self.progress is not None:
-            self.progress(min(1.0, fraction), message)
 
 
 def versions() -> dict[str, str]:

@@ -38,8 +38,7 @@ class Runner:
         self.threads = threads or max(1, cores - 1)
         self._child = None  # the worker that takes the next run
         self._children = set()  # that one, and those that are ending
-        self._run = None
-        self._lastId = 0
+        self._run, self._lastId = None, 0
         self._tasks = []  # calls for the event loop's coming turns
         self._pieces, self._patience, self._turn = qt.QTimer(), qt.QTimer(), qt.QTimer()
         functions = (self._sendPiece, self._losePatience, self._takeTurn)
