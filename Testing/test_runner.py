@@ -81,10 +81,10 @@ def serves(runner, quick):
 class Call:
     """A run, and all that is told of it."""
 
-    def __init__(self, runner, job, onProgress=None):
+    def __init__(self, runner, job, on_progress=None):
         self.runner, self.progress, self.ends = runner, [], []
-        onProgress = onProgress or (lambda *facts: self.progress.append(facts))
-        runner.start(job, onProgress, self.done, self.end("error"), self.end("cancelled"))
+        on_progress = on_progress or (lambda *facts: self.progress.append(facts))
+        runner.start(job, on_progress, self.done, self.end("error"), self.end("cancelled"))
         assert not self.ends
         assert runner.busy
 
@@ -369,7 +369,7 @@ def test_a_process_behind_a_launcher_is_ended_too(make, large, tmp_path):
 
 def test_a_callback_that_fails_does_not_stop_the_run(make, job, caplog):
     with caplog.at_level(logging.CRITICAL):
-        assert Call(make(), job, onProgress=lambda *_: 1 / 0).wait()[0] == "done"
+        assert Call(make(), job, on_progress=lambda *_: 1 / 0).wait()[0] == "done"
 
 
 ECHO = """#!{python}

@@ -46,6 +46,10 @@ class Panel(VTKObservationMixin):
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._timer.connect("timeout()", self.updateInfo)
+        # A timer of its own: Slicer never frees what QTimer.singleShot holds.
+        self._removalTimer = qt.QTimer()
+        self._removalTimer.setSingleShot(True)
+        self._removalTimer.connect("timeout()", self._checkNodes)
         self._combos = {
             "firstModality": ui.firstModalityCombo,
             "secondModality": ui.secondModalityCombo,
@@ -76,6 +80,7 @@ class Panel(VTKObservationMixin):
     def cleanup(self) -> None:
         """No observer, no timer, no quick look is left."""
         self._timer.stop()
+        self._removalTimer.stop()
         self.removeObservers()
         self.quickLook.clear()
         self._request = None
@@ -263,6 +268,7 @@ class Panel(VTKObservationMixin):
             label.text = words.errorText(error.code, error.facts)
             return
         text = _("{percent} % of the smaller volume lies within the other.").format(percent=round(100 * share))
+        label.styleSheet = "font-weight: bold" if share < LITTLE_OVERLAP else ""
         if share < LITTLE_OVERLAP:
             text = _(
                 "WARNING: only {percent} % of the smaller volume lies within the other: check the alignment."
@@ -386,6 +392,7 @@ class Panel(VTKObservationMixin):
         """Starts a run; or, during one, cancels it."""
         if self.logic.busy:
             self.ui.applyButton.enabled = False
+            self.ui.applyButton.toolTip = _("The run is being cancelled")
             self.logic.cancel()
             return
         output = self.parameters.outputVolume
@@ -458,7 +465,7 @@ class Panel(VTKObservationMixin):
     def _onNodeRemoved(self, caller: Any, event: str) -> None:
         # Which node is going is not told to Python in all versions: look after the event.
         if self._request is not None and self.logic.busy:
-            qt.QTimer.singleShot(0, self._checkNodes)
+            self._removalTimer.start(0)
 
     def _checkNodes(self) -> None:
         request = self._request
