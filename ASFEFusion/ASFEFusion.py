@@ -10,7 +10,6 @@ import slicer
 import vtk
 from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLVolumeNode
 from slicer.i18n import tr as _
-from slicer.i18n import translate
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
@@ -18,7 +17,6 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
-from slicer.util import VTKObservationMixin
 
 # Installed, everything lies flat beside this file; in the source tree the library and resources lie one folder up.
 MODULE_FOLDER = os.path.dirname(os.path.abspath(__file__))
@@ -43,7 +41,7 @@ class ASFEFusion(ScriptedLoadableModule):
     def __init__(self, parent):
         ScriptedLoadableModule.__init__(self, parent)
         parent.title = _("ASFE Image Fusion")
-        parent.categories = [translate("qSlicerAbstractCoreModule", "Filtering")]
+        parent.categories = ["IGT"]
         parent.dependencies = []
         parent.contributors = ["ASFEFusion contributors"]
         parent.helpText = _(
@@ -59,7 +57,8 @@ class ASFEFusion(ScriptedLoadableModule):
             ' <a href="https://doi.org/10.1016/j.bspc.2024.106478">doi 10.1016/j.bspc.2024.106478</a>.'
         )
         parent.icon = qt.QIcon(self.resourcePath("Icons/ASFEFusion.png"))
-        self.watch = None
+        if slicer.mrmlScene is not None:
+            slicer.mrmlScene.AddObserver(slicer.vtkMRMLScene.EndImportEvent, self._onSceneLoaded)
         slicer.app.connect("startupCompleted()", self._onStartup)
 
     def resourcePath(self, filename):
@@ -69,24 +68,15 @@ class ASFEFusion(ScriptedLoadableModule):
         from ASFEFusionPanel.samples import registerSampleData
 
         registerSampleData(self.resourcePath("Icons"))
-        slicer.mrmlScene.AddObserver(slicer.vtkMRMLScene.EndImportEvent, lambda caller, event: self._onSceneLoaded())
 
-    def _onSceneLoaded(self):
+    def _onSceneLoaded(self, caller, event):
         """A scene with fused volumes says so in its views even if this module is never opened."""
         count = slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLVolumeNode")
         nodes = (slicer.mrmlScene.GetNthNodeByClass(n, "vtkMRMLVolumeNode") for n in range(count))
         if any(node.GetAttribute("ASFEFusion.Fused") for node in nodes):
-            fusedWatch()
+            from ASFEFusionPanel.watch import theWatch
 
-
-def fusedWatch():
-    """The one watch over the scene's fused volumes, begun when first needed."""
-    module = slicer.modules.ASFEFusionInstance
-    if module.watch is None:
-        from ASFEFusionPanel.watch import FusedWatch
-
-        module.watch = FusedWatch()
-    return module.watch
+            theWatch()
 
 
 @parameterNodeWrapper
@@ -110,16 +100,18 @@ class ASFEFusionParameterNode:
     device: str = "auto"
 
 
-class ASFEFusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+class ASFEFusionWidget(ScriptedLoadableModuleWidget):
     """The panel: its parts are in ASFEFusionPanel.panel."""
 
     def __init__(self, parent=None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
-        VTKObservationMixin.__init__(self)
         self.logic = None
         self.ui = None
         self.panel = None
+        self._observers = None
+        self._endWatch = None
         self._parameterNode = None
+        self._parameterObservers = None
         self._guiTag = None
 
     def resourcePath(self, filename):
@@ -127,7 +119,9 @@ class ASFEFusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def setup(self) -> None:
         ScriptedLoadableModuleWidget.setup(self)
+        from ASFEFusionPanel.observers import Observers
         from ASFEFusionPanel.panel import Panel
+        from ASFEFusionPanel.watch import endWatch, theWatch
 
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/ASFEFusion.ui"))
         self.layout.addWidget(uiWidget)
@@ -135,30 +129,27 @@ class ASFEFusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = ASFEFusionLogic()
         self.panel = Panel(self.ui, self.logic, lambda: self.parent.isEntered)
-        fusedWatch().changed.append(self.panel.updateResult)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndClose)
+        theWatch().changed.append(self.panel.updateResult)
+        self._endWatch = endWatch
+        self._observers, self._parameterObservers = Observers(), Observers()
+        self._observers.add(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
+        for event in (slicer.mrmlScene.EndCloseEvent, slicer.mrmlScene.EndImportEvent):
+            self._observers.add(slicer.mrmlScene, event, self.onSceneEndClose)
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
         """The module is reloaded, or Slicer quits: a run ends, and nothing stays behind."""
+        if self.panel is None:
+            return
         self.setParameterNode(None)
-        self.removeObservers()
-        if self.panel:
-            self.panel.cleanup()
-        if self.logic:
-            self.logic.cleanup()
-        module = slicer.modules.ASFEFusionInstance
-        if module.watch is not None:
-            module.watch.stop()
-            module.watch = None
-
-    def onReload(self) -> None:
-        """The library and the panel's parts are read anew too, and not this file alone."""
-        for name in [name for name in sys.modules if name.split(".")[0] in PACKAGES]:
-            del sys.modules[name]
-        ScriptedLoadableModuleWidget.onReload(self)
+        self._observers.clear()
+        self.panel.cleanup()
+        self.logic.cleanup()
+        self._endWatch()
+        if getattr(sys.modules.get("ASFEFusion"), "ASFEFusionWidget", None) is not type(self):
+            # This file was read anew: so must be the library and the panel's parts, by the widget to come.
+            for name in [name for name in sys.modules if name.split(".")[0] in PACKAGES]:
+                del sys.modules[name]
 
     def enter(self) -> None:
         self.initializeParameterNode()
@@ -170,7 +161,8 @@ class ASFEFusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._guiTag = None
 
     def onSceneStartClose(self, caller, event) -> None:
-        self.logic.stop()
+        if self.logic.busy:
+            self.logic.stop()
         self.panel.onSceneClosed()
         self.setParameterNode(None)
 
@@ -180,20 +172,19 @@ class ASFEFusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def initializeParameterNode(self) -> None:
         """A parameter node is there and observed, with two volumes chosen if there are two."""
+        self.panel.fillViews()
         self.setParameterNode(self.logic.getParameterNode())
         self.panel.chooseVolumes()
 
     def setParameterNode(self, parameterNode) -> None:
-        if self._parameterNode:
-            if self._guiTag is not None:
-                self._parameterNode.disconnectGui(self._guiTag)
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
+        if self._parameterNode and self._guiTag is not None:
+            self._parameterNode.disconnectGui(self._guiTag)
+        self._parameterObservers.clear()
         self._parameterNode, self._guiTag = parameterNode, None
-        if self.panel:
-            self.panel.setParameterNode(parameterNode)
+        self.panel.setParameterNode(parameterNode)
         if parameterNode:
             self._guiTag = parameterNode.connectGui(self.ui)
-            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
+            self._parameterObservers.add(parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
             self.panel.update()
 
     def _onParametersModified(self, caller=None, event=None) -> None:
@@ -256,6 +247,7 @@ class ASFEFusionLogic(ScriptedLoadableModuleLogic):
         """The fused volume as a node in the scene. Raises FusionError "node_gone" if an input or the output is gone."""
         from ASFEFusionLib import scene
         from ASFEFusionLib.errors import FusionError
+        from ASFEFusionPanel.watch import theWatch
 
         nodes = [slicer.mrmlScene.GetNodeByID(nodeID) for nodeID in request.nodeIDs]
         if None in nodes:
@@ -264,7 +256,7 @@ class ASFEFusionLogic(ScriptedLoadableModuleLogic):
         report = {**report, "warnings": notices + report.get("warnings", [])}
         output = nodes[2] if request.outputID else None
         fused = scene.write_fused(volume, report, nodes[0], nodes[1], request.relation, output=output)
-        fusedWatch().soon()
+        theWatch().soon()
         return fused
 
     @property

@@ -395,6 +395,8 @@ def write_fused(
     elif NOTE not in node.GetName():
         node.SetName(f"{node.GetName()}, {NOTE}")
     put_voxels(node, volume)
+    if output is not None:
+        _plain_display(node.GetDisplayNode(), volume.rgb)
     node.SetAndObserveTransformNodeID(first.GetTransformNodeID())
     node.SetNodeReferenceID(FIRST, first.GetID())
     node.SetNodeReferenceID(SECOND, second.GetID())
@@ -409,6 +411,15 @@ def write_fused(
     node.RemoveAttribute(STALE)
     _place_in_hierarchy(node, first)
     return node
+
+
+def _plain_display(display: slicer.vtkMRMLVolumeDisplayNode, rgb: bool) -> None:
+    """An overwritten volume's colours, threshold and inversion are not the fused one's."""
+    if not rgb:
+        display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+    display.SetApplyThreshold(False)
+    if hasattr(display, "SetInvertDisplayScalarRange"):
+        display.SetInvertDisplayScalarRange(False)
 
 
 def _place_in_hierarchy(node: slicer.vtkMRMLNode, first: slicer.vtkMRMLNode) -> None:

@@ -94,14 +94,17 @@ def main(arguments: list[str] | None = None) -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print goes to stderr
     sys.stdout = sys.stderr
-    Worker(options.exchange, options.threads, answers).serve()
+    # On Windows, whatever looks at stdin while a thread waits on it waits too, and libraries do when they are loaded.
+    orders = os.fdopen(os.dup(0), "rb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    Worker(options.exchange, options.threads, orders, answers).serve()
 
 
 class Worker:
     """Runs one job after the other in the main thread; another thread takes the commands."""
 
-    def __init__(self, exchange: str, threads: int, answers: Any) -> None:
-        self.exchange, self.threads, self.answers = exchange, threads, answers
+    def __init__(self, exchange: str, threads: int, orders: Any, answers: Any) -> None:
+        self.exchange, self.threads, self.orders, self.answers = exchange, threads, orders, answers
         self.commands: queue.SimpleQueue[dict] = queue.SimpleQueue()
         self.cancelled: set[str] = set()
         self.leaving = False
@@ -122,7 +125,7 @@ class Worker:
     def listen(self) -> None:
         """Takes the commands; the end of them is the end of the process."""
         try:
-            for text in sys.stdin.buffer:
+            for text in self.orders:
                 for order in split(text)[0]:
                     if "quit" in order:
                         return

@@ -19,8 +19,20 @@ def main():
         return
     sys.path[:0] = [HERE, os.path.dirname(HERE)]
     code = 1
-    try:
-        code = int(pytest.main(["-q", "-p", "no:cacheprovider", *(os.path.join(HERE, name) for name in FILES)]))
+    try:  # without pytest's capture: the console of Slicer is no file
+        code = int(
+            pytest.main(
+                [
+                    "-q",
+                    "-s",
+                    "-p",
+                    "no:cacheprovider",
+                    "-p",
+                    "no:faulthandler",
+                    *(os.path.join(HERE, name) for name in FILES),
+                ]
+            )
+        )
     except BaseException:
         traceback.print_exc()
     slicer.util.exit(code)

@@ -260,8 +260,8 @@ def test_compare_volumes_and_back(stage, heads, monkeypatch):
         fake = types.ModuleType("CompareVolumes")
 
         class CompareVolumesLogic:
-            def viewersPerVolume(self, volumeNodes):  # noqa: N802, N803
-                shown.extend(volumeNodes)
+            def viewersPerVolume(self, volumeNodes, background, opacity):  # noqa: N802, N803
+                shown.extend([*volumeNodes, background])
                 slicer.app.layoutManager().setLayout(500)
 
         fake.CompareVolumesLogic = CompareVolumesLogic
@@ -271,7 +271,7 @@ def test_compare_volumes_and_back(stage, heads, monkeypatch):
     layout = slicer.app.layoutManager().layout
     stage.ui.compareButton.click()
     if stage.host:
-        assert (shown, chosen) == ([ct, mr], ["CompareVolumes"])
+        assert (shown, chosen) == ([ct, mr, ct], ["CompareVolumes"])
     assert slicer.app.layoutManager().layout != layout
     stage.ui.formerLayoutButton.click()
     assert slicer.app.layoutManager().layout == layout
@@ -325,3 +325,74 @@ def test_the_panel_reads_a_large_volume_once(stage, heads, monkeypatch):
         stage.spin(seconds=0.2)
     assert len(calls) <= 2
     assert np.isfinite(scene.overlap_share(*stage.panel._selected))
+
+
+def test_a_new_region_is_the_first_volumes_box(stage, heads):
+    ct, _ = stage.pair(heads)
+    roi = stage.ui.regionSelector.addNode()
+    if stage.host:
+        stage.ui.regionSelector.nodeAddedByUser.emit(roi) if not any(roi.GetSize()) else None
+    stage.settle()
+    bounds = [0.0] * 6
+    ct.GetRASBounds(bounds)
+    assert roi.GetSize() == pytest.approx([bounds[1] - bounds[0], bounds[3] - bounds[2], bounds[5] - bounds[4]])
+    assert stage.parameters.region is roi
+    assert stage.ui.applyButton.enabled
+
+
+def test_removed_volumes_are_let_go(stage, heads):
+    """Nothing of the panel or the watch keeps a patient's voxels after the scene was closed."""
+    import gc
+
+    stage.pair(heads)
+    stage.logic.fuse(*stage.panel._selected)
+    stage.settle()
+    images = [weak(node.GetImageData()) for node in scene_volumes()]
+    assert len(images) == 3
+    slicer.mrmlScene.Clear(0)
+    stage.settle()
+    gc.collect()
+    assert [image() for image in images] == [None] * 3
+
+
+def weak(image):
+    from vtkmodules.util.misc import calldata_type  # noqa: F401 - vtk's own weak reference needs the module loaded
+    from vtkmodules.vtkCommonCore import vtkWeakReference
+
+    reference = vtkWeakReference()
+    reference.Set(image)
+    return reference.Get
+
+
+def scene_volumes():
+    kind = "vtkMRMLVolumeNode"
+    return [slicer.mrmlScene.GetNthNodeByClass(n, kind) for n in range(slicer.mrmlScene.GetNumberOfNodesByClass(kind))]
+
+
+def test_a_hidden_panel_rests(stage, heads, monkeypatch):
+    """A live transform while another module is open costs nothing."""
+    _, mr = stage.pair(heads)
+    monkeypatch.setattr(stage.panel, "isOpen", lambda: False)
+    calls = []
+    monkeypatch.setattr(stage.panel, "_describe", calls.append)
+    for n in range(5):
+        move(mr, n)
+        stage.spin(seconds=0.2)
+    assert calls == []
+
+
+def test_slicer_quits_after_the_panel_was_open(stage, heads):
+    """Slicer takes its own names of the module away first."""
+    stage.pair(heads)
+    if stage.host:
+        stage.host.closeModule(stage.module)
+        stage.module = stage.host.loadModule(stage_path())
+        stage.widget = stage.host.openModule(stage.module)
+        stage.ui, stage.logic, stage.panel = stage.widget.ui, stage.widget.logic, stage.widget.panel
+        assert not stage.host.problems
+
+
+def stage_path():
+    from stage import MODULE
+
+    return MODULE

@@ -65,7 +65,9 @@ def test_apply_adds_one_fused_volume(stage, heads):
 
 
 def watch():
-    return slicer.modules.ASFEFusionInstance.watch
+    from ASFEFusionPanel import watch as module
+
+    return module._watch
 
 
 def test_the_second_run_uses_the_same_process(stage, heads):
@@ -136,6 +138,45 @@ def test_a_region_limits_the_output(stage, heads):
     first = np.linalg.inv(grid.matrix) @ scene.LPS @ scene._array(matrix) @ [0, 0, 0, 1]
     assert np.abs(first - np.rint(first)).max() < 1e-6  # on voxels of the first
     assert np.allclose(first[:3] + (size - 1) / 2, [30, 30, 20], atol=1.0)
+
+
+def test_back_is_open_after_a_run(stage, heads):
+    ct, _ = stage.pair(heads)
+    slicer.util.setSliceViewerLayers(background=ct, foreground=None)
+    stage.apply()
+    stage.ui.formerLayoutButton.click()
+    composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
+    assert composite.GetBackgroundVolumeID() == ct.GetID()
+
+
+def test_no_second_run_while_pytorch_installs(stage, heads, monkeypatch):
+    from ASFEFusionPanel import panel
+
+    stage.pair(heads)
+    calls = []
+
+    def install():
+        calls.append(stage.ui.applyButton.enabled)
+        stage.panel.updateInfo()
+        stage.ui.applyButton.click()
+        stage.ui.quickLookButton.click()
+        return False
+
+    monkeypatch.setattr(panel, "ensureTorch", install)
+    stage.ui.applyButton.click()
+    assert calls == [False]
+    assert stage.ui.applyButton.enabled
+
+
+def test_whatever_else_fails_ends_the_run(stage, heads, monkeypatch):
+    stage.pair(heads)
+
+    def full(*_arguments):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(stage.logic, "finish", full)
+    fails(stage, "no room")
+    assert stage.ui.progressBar.isHidden()
 
 
 def test_an_output_is_overwritten_after_saying_so(stage, heads):

@@ -451,8 +451,15 @@ def test_an_output_is_overwritten_or_refused(mrml, heads, pair):
     assert again is fused
     assert scene.read_volume(fused).voxels[0, 0, 0] == volume.voxels[0, 0, 0] + 1
     other = add(mrml, heads["PET"], "mine")
+    other.GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeRainbow")
+    other.GetDisplayNode().SetApplyThreshold(1)
+    other.GetDisplayNode().SetInvertDisplayScalarRange(1)
     scene.write_fused(volume, report.to_dict(), ct, mr, relation, output=other)
     assert other.GetName() == "mine, fused, not for quantitation"
+    display = other.GetDisplayNode()
+    assert display.GetColorNodeID() == "vtkMRMLColorTableNodeGrey"
+    assert not display.GetApplyThreshold()
+    assert not display.GetInvertDisplayScalarRange()
     count = mrml.GetNumberOfNodes()
     rgb = Volume(np.zeros((2, 2, 2, 3), np.uint8), np.eye(4))
     for output, result, code in (

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import qt
 import slicer
 import vtk
 from slicer.i18n import tr as _
-from slicer.util import VTKObservationMixin
 
 from ASFEFusionLib import scene
 from ASFEFusionLib.errors import FusionError
@@ -21,6 +22,7 @@ from ASFEFusionLib.space import choose_grid
 
 from . import choices, words
 from .choices import AUTOMATIC, Choices, makeRequest
+from .observers import Observers
 from .pytorch import ensureTorch
 from .views import Layout, QuickLook, showFused, showIn3D, volumesInView
 
@@ -29,11 +31,10 @@ PLACES = ("first", "second")
 PATIENCE = 150
 
 
-class Panel(VTKObservationMixin):
+class Panel:
     """Widgets <-> parameter node <-> logic. `isOpen` tells whether the module is the one that is shown."""
 
     def __init__(self, ui: Any, logic: Any, isOpen: Callable[[], bool]) -> None:
-        VTKObservationMixin.__init__(self)
         self.ui, self.logic, self.isOpen = ui, logic, isOpen
         self.parameters = None
         self.layout, self.quickLook = Layout(), QuickLook()
@@ -42,7 +43,9 @@ class Panel(VTKObservationMixin):
         self._details = self._result = ""
         self._updating = False
         self._selected: tuple[Any, Any] = (None, None)
-        self._observed: list[Any] = []
+        self._scene, self._inputs = Observers(), Observers()
+        self._installing = False
+        self._read: dict[str, Any] | None = None
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._timer.connect("timeout()", self.updateInfo)
@@ -75,13 +78,15 @@ class Panel(VTKObservationMixin):
         ui.showButton.connect("clicked(bool)", self.onShow)
         ui.renderButton.connect("clicked(bool)", self.onRender)
         ui.detailsButton.connect("clicked(bool)", self.onDetails)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self._onNodeRemoved)
+        ui.regionSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._onRegionAdded)
+        self._scene.add(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self._onNodeRemoved)
 
     def cleanup(self) -> None:
         """No observer, no timer, no quick look is left."""
         self._timer.stop()
         self._removalTimer.stop()
-        self.removeObservers()
+        self._scene.clear()
+        self._inputs.clear()
         self.quickLook.clear()
         self._request = None
 
@@ -103,9 +108,17 @@ class Panel(VTKObservationMixin):
         self._fill("colour", [(name, words.colourName(name)) for name in names])
         self._fill("functional", [(name, words.placeName(name)) for name in (AUTOMATIC, *PLACES)])
         self._fill("device", [(name, words.deviceName(name)) for name in DEVICES])
-        manager = slicer.app.layoutManager()
-        for name in manager.sliceViewNames() if manager else ():
-            self.ui.quickLookViewCombo.addItem(name, name)
+        self.fillViews()
+
+    def fillViews(self) -> None:
+        """The slice views that there are, the usual three first."""
+        manager, combo = slicer.app.layoutManager(), self.ui.quickLookViewCombo
+        usual = ["Red", "Green", "Yellow"]
+        names = sorted(manager.sliceViewNames() if manager else (), key=lambda n: (n not in usual, n))
+        if [combo.itemData(n) for n in range(combo.count)] != names:
+            combo.clear()
+            for name in names:
+                combo.addItem(name, name)
 
     def _fill(self, name: str, items: list[tuple[str, str]]) -> None:
         """Items (data, text) of a combo, with the parameter's one chosen if it is among them."""
@@ -123,6 +136,16 @@ class Panel(VTKObservationMixin):
     def _onCombo(self, name: str, index: int) -> None:
         if self.parameters and not self._updating and index >= 0:
             setattr(self.parameters, name, self._combos[name].itemData(index))
+
+    def _onRegionAdded(self, node: Any = None) -> None:
+        """A new region is the first volume's box: to be dragged smaller in the views."""
+        first = self._node("first") if self.parameters else None
+        if node is None or first is None:
+            return
+        bounds = [0.0] * 6
+        first.GetRASBounds(bounds)
+        node.SetCenterWorld(*((bounds[n] + bounds[n + 1]) / 2 for n in (0, 2, 4)))
+        node.SetSize(*(bounds[n + 1] - bounds[n] for n in (0, 2, 4)))
 
     def _onOutput(self, node: Any = None) -> None:
         if self.parameters and not self._updating:
@@ -183,20 +206,12 @@ class Panel(VTKObservationMixin):
         self._selected = (first, second)
 
     def _observeInputs(self) -> None:
-        wanted = [node for node in (*self._selected, self.parameters.region) if node is not None]
         events = (slicer.vtkMRMLTransformableNode.TransformModifiedEvent, vtk.vtkCommand.ModifiedEvent)
-        for node in self._observed:
-            if node not in wanted:
-                for event in events:
-                    self.removeObserver(node, event, self._onInput)
-        for node in wanted:
-            if node not in self._observed:
-                for event in events:
-                    self.addObserver(node, event, self._onInput)
-        self._observed = wanted
+        self._inputs.replace([*self._selected, self.parameters.region], events, self._onInput)
 
     def _onInput(self, caller: Any, event: str) -> None:
-        if not self._timer.isActive():
+        # A live transform may move the inputs while another module is open: there is nothing to show then.
+        if self.isOpen() and not self._timer.isActive():
             self._timer.start(PATIENCE)
 
     def updateInfo(self) -> None:
@@ -204,11 +219,13 @@ class Panel(VTKObservationMixin):
         self._timer.stop()
         if not self.parameters or slicer.mrmlScene.IsImporting():  # half a scene tells nothing
             return
+        self._read = {}  # each volume is read once for all of these
         for place in PLACES:
             self._describe(place)
         self._describeOverlap()
         self._describeOutput()
         self._checkCanApply()
+        self._read = None
         self.ui.formerLayoutButton.enabled = self.layout.canRestore
         self.updateResult()
 
@@ -217,12 +234,17 @@ class Panel(VTKObservationMixin):
 
     def _volume(self, place: str) -> tuple[Any, str | None] | None:
         """The volume and its modality; None if there is none that could be fused."""
+        if self._read is not None and place in self._read:
+            return self._read[place]
         node = self._node(place)
         try:
             volume = scene.read_volume(node)
+            known = volume, choices.modality(node, volume, getattr(self.parameters, f"{place}Modality"))
         except FusionError:
-            return None
-        return volume, choices.modality(node, volume, getattr(self.parameters, f"{place}Modality"))
+            known = None
+        if self._read is not None:
+            self._read[place] = known
+        return known
 
     def _describe(self, place: str) -> None:
         known = self._volume(place)
@@ -244,9 +266,7 @@ class Panel(VTKObservationMixin):
         size = " x ".join(str(n) for n in volume.size_ijk)
         spacing = " x ".join(f"{s:.3g}" for s in volume.spacing)
         units = volume.units or ("HU" if modality == "CT" else None)
-        text = _("{size}, {spacing} mm, {units}").format(
-            size=size, spacing=spacing, units=units or _("no units")
-        )
+        text = _("{size}, {spacing} mm, {units}").format(size=size, spacing=spacing, units=units or _("no units"))
         if modality is None:
             text += "\n" + _("What it is could not be told: choose it above.")
         elif modality not in TRAINED:
@@ -303,6 +323,11 @@ class Panel(VTKObservationMixin):
 
     def _checkCanApply(self) -> None:
         ui = self.ui
+        if self._installing:
+            for button in (ui.applyButton, ui.quickLookButton):
+                button.enabled = False
+                button.toolTip = _("PyTorch is being installed")
+            return
         if self.logic.busy:
             ui.applyButton.text, ui.applyButton.enabled = _("Cancel"), True
             ui.applyButton.toolTip = _("Stop this run; nothing of it is kept")
@@ -325,8 +350,9 @@ class Panel(VTKObservationMixin):
                 raise FusionError("node_missing")
             if first is second:
                 raise FusionError("node_same", name=first.GetName())
-            scene.read_volume(first)
-            scene.read_volume(second)
+            for place, node in zip(PLACES, (first, second), strict=True):
+                if self._volume(place) is None:
+                    scene.read_volume(node)  # says why
             scene.check_transforms(first, second)
             if self.parameters.region is not None:
                 scene.region_points(self.parameters.region, first)
@@ -362,8 +388,19 @@ class Panel(VTKObservationMixin):
         self.ui.formerLayoutButton.enabled = True
 
     def onCompare(self, checked: bool = False) -> None:
-        if not self.layout.compare(self._node("first"), self._node("second")):
-            self._say(_("Compare Volumes is not part of this Slicer: use the slider to see one volume over the other."))
+        with self._shown():
+            if not self.layout.compare(self._node("first"), self._node("second")):
+                self._say(
+                    _("Compare Volumes is not part of this Slicer: use the slider to see one volume over the other.")
+                )
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Something is shown; what fails in it is said, and the way back is open."""
+        try:
+            yield
+        except Exception as error:
+            self._onError("run_failed", {"why": str(error) or repr(error)}, traceback.format_exc())
         self.ui.formerLayoutButton.enabled = self.layout.canRestore
 
     def onFormerLayout(self, checked: bool = False) -> None:
@@ -406,8 +443,7 @@ class Panel(VTKObservationMixin):
             self.parameters.fusedVolume = fused
             self._ended(self._summary(report), scene.report_of(fused))
             if self.isOpen():
-                self.layout.remember()
-                showFused(fused)
+                self._showFused(fused)
             else:
                 slicer.util.showStatusMessage(_("{name} is done.").format(name=fused.GetName()), 5000)
 
@@ -420,7 +456,7 @@ class Panel(VTKObservationMixin):
         self.quickLook.clear()
         self._details = ""
         try:
-            if not ensureTorch():
+            if not self._torch() or not self.parameters:
                 self._say(_("Nothing was fused: PyTorch is needed."))
                 return
             request = make()
@@ -430,8 +466,22 @@ class Panel(VTKObservationMixin):
         except FusionError as error:
             self._onError(error.code, error.facts, "")
             return
+        except Exception as error:
+            self._onError("run_failed", {"why": str(error) or repr(error)}, traceback.format_exc())
+            return
         self._say("")
         self._running(True)
+
+    def _torch(self) -> bool:
+        """See `ensureTorch`; while that installs, Slicer takes clicks, and none may start another."""
+        self._installing = True
+        self._checkCanApply()
+        try:
+            return ensureTorch()
+        finally:
+            self._installing = False
+            if self.parameters:
+                self._checkCanApply()
 
     def _guarded(self, show: Callable[[Any, dict], None]) -> Callable[[Any, dict], None]:
         """What comes with the result may still fail: its nodes may be gone, memory short."""
@@ -441,6 +491,8 @@ class Panel(VTKObservationMixin):
                 show(volume, report)
             except FusionError as error:
                 self._onError(error.code, error.facts, "")
+            except Exception as error:
+                self._onError("run_failed", {"why": str(error) or repr(error)}, traceback.format_exc())
 
         return done
 
@@ -452,6 +504,8 @@ class Panel(VTKObservationMixin):
         self.ui.stepLabel.text = text
 
     def _onError(self, code: str, facts: dict, details: str) -> None:
+        if code.startswith("torch"):
+            self.logic.stop()  # a process that holds PyTorch's files would hinder its removal
         text = words.errorText(code, facts)
         logging.error(f"ASFEFusion: {text}\n{details}" if details else f"ASFEFusion: {text}")
         self._details = details
@@ -514,13 +568,17 @@ class Panel(VTKObservationMixin):
 
     # ---- looking at the result ---------------------------------------------------------------------------------------
 
+    def _showFused(self, fused: Any) -> None:
+        with self._shown():
+            self.layout.remember()
+            showFused(fused)
+
     def onShow(self, checked: bool = False) -> None:
-        self.layout.remember()
-        showFused(self.parameters.fusedVolume)
-        self.ui.formerLayoutButton.enabled = True
+        self._showFused(self.parameters.fusedVolume)
 
     def onRender(self, checked: bool = False) -> None:
-        showIn3D(self.parameters.fusedVolume)
+        with self._shown():
+            showIn3D(self.parameters.fusedVolume, self.layout)
 
     def onDetails(self, checked: bool = False) -> None:
         slicer.util.infoDisplay(_("Details of the last run"), detailedText=self._details)

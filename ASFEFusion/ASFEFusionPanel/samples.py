@@ -25,12 +25,15 @@ def registerSampleData(icons: str) -> None:
         SampleData.SampleDataLogic.registerCustomSampleDataSource(
             category=CATEGORY,
             sampleName=name,
-            nodeNames=[_nodeName(modality) for modality in modalities],
-            fileNames=["" for _modality in modalities],
-            uris=["" for _modality in modalities],
+            # Nothing is downloaded: SampleData.downloadSample gives nothing either, see `loadSample`.
+            nodeNames=[],
+            fileNames=[],
+            uris=[],
             thumbnailFileName=os.path.join(icons, f"{name}.png"),
             customDownloader=loadSample,
         )
+        source = slicer.modules.sampleDataSources[CATEGORY][-1]
+        source.sampleDescription = _("Synthetic head: {modalities}").format(modalities=" + ".join(modalities))
 
 
 def loadSample(source: Any) -> list[Any]:

@@ -60,7 +60,11 @@ class Layout:
         from CompareVolumes import CompareVolumesLogic
 
         slicer.util.selectModule("CompareVolumes")
-        CompareVolumesLogic().viewersPerVolume(volumeNodes=[first, second])
+        # With the first behind both: fade, flicker and the reveal cursor work on the foreground.
+        CompareVolumesLogic().viewersPerVolume(volumeNodes=[first, second], background=first, opacity=0.5)
+        for composite in _composites().values():
+            composite.SetLinkedControl(True)
+        slicer.app.layoutManager().resetSliceViews()
         return True
 
 
@@ -97,7 +101,7 @@ def showFused(node: Any) -> None:
     slicer.app.layoutManager().resetSliceViews()
 
 
-def showIn3D(node: Any) -> Any:
+def showIn3D(node: Any, layout: Layout) -> Any:
     """Volume rendering of the fused volume with a preset that fits its values. Returns its display node."""
     logic = slicer.modules.volumerendering.logic()
     display = logic.GetFirstVolumeRenderingDisplayNode(node)
@@ -108,34 +112,41 @@ def showIn3D(node: Any) -> Any:
         slicer.mrmlScene.AddNode(display)
         node.AddAndObserveDisplayNodeID(display.GetID())
         logic.UpdateDisplayNodeFromVolumeNode(display, node, None, None, False)
-        _fillPreset(display.GetVolumePropertyNode().GetVolumeProperty(), node)
+        _fillPreset(display.GetVolumePropertyNode(), node)
     display.SetVisibility(True)
     manager = slicer.app.layoutManager()
+    shown = manager.layoutLogic().GetViewNodes()
+    if not any(shown.GetItemAsObject(n).IsA("vtkMRMLViewNode") for n in range(shown.GetNumberOfItems())):
+        layout.remember()
+        manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
     for index in range(manager.threeDViewCount):
-        view = manager.threeDWidget(index).threeDView()
-        view.resetFocalPoint()
+        manager.threeDWidget(index).threeDView().resetFocalPoint()
     return display
 
 
-def _fillPreset(volumeProperty: vtk.vtkVolumeProperty, node: Any) -> None:
-    """Air clear, soft tissue a veil, bone, contrast and uptake solid: fused values from 0 to `SCALE` (RGB: 255)."""
+def _fillPreset(propertyNode: Any, node: Any) -> None:
+    """Air clear, soft tissue a veil, bone, contrast and uptake solid: fused values from 0 to `SCALE` (RGB: 255).
+
+    Through the node, which observes its functions: they can be edited in Volume Rendering.
+    """
     rgb = node.IsA("vtkMRMLVectorVolumeNode")
     top = 255.0 if rgb else float(SCALE)
     opacity = vtk.vtkPiecewiseFunction()
     for part, value in ((0, 0.0), (0.3, 0.0), (0.5, 0.02), (0.8, 0.06), (0.92, 0.25), (0.98, 0.9), (1, 0.95)):
         opacity.AddPoint(part * top, value)
-    volumeProperty.SetScalarOpacity(opacity)
-    # The colours of RGB are its own; its opacity goes by its luminance.
-    volumeProperty.SetIndependentComponents(not rgb)
+    propertyNode.SetScalarOpacity(opacity)
     if not rgb:
         colours = vtk.vtkColorTransferFunction()
         for part, shade in ((0, (0, 0, 0)), (0.35, (0.55, 0.42, 0.36)), (0.7, (0.9, 0.82, 0.72)), (1, (1, 1, 1))):
             colours.AddRGBPoint(part * top, *shade)
-        volumeProperty.SetColor(colours)
+        propertyNode.SetColor(colours)
     gradient = vtk.vtkPiecewiseFunction()
     for value, strength in ((0, 0.3), (0.1 * top, 1.0)):
         gradient.AddPoint(value, strength)
-    volumeProperty.SetGradientOpacity(gradient)
+    propertyNode.SetGradientOpacity(gradient)
+    volumeProperty = propertyNode.GetVolumeProperty()
+    # The colours of RGB are its own; its opacity goes by its luminance.
+    volumeProperty.SetIndependentComponents(not rgb)
     volumeProperty.ShadeOn()
     volumeProperty.SetAmbient(0.2)
     volumeProperty.SetDiffuse(0.9)

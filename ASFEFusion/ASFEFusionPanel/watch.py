@@ -9,22 +9,22 @@ import qt
 import slicer
 import vtk
 from slicer.i18n import tr as _
-from slicer.util import VTKObservationMixin
 
 from ASFEFusionLib import scene
 
+from .observers import Observers
 from .words import staleText
 
 # A live transform changes many times a second: one look at the end of this time (ms) serves for all.
 PATIENCE = 200
 
 
-class FusedWatch(VTKObservationMixin):
-    """One for the whole application. `changed` are functions that are called when a fused volume's state may have."""
+class FusedWatch:
+    """One for the application: see `theWatch`. `changed` are called when a fused volume may have become out of date."""
 
     def __init__(self) -> None:
-        VTKObservationMixin.__init__(self)
         self.changed: list[Callable[[], None]] = []
+        self._scene, self._nodes = Observers(), Observers()
         self._followAnew = True
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
@@ -37,7 +37,7 @@ class FusedWatch(VTKObservationMixin):
             theScene.EndImportEvent,
             theScene.EndCloseEvent,
         ):
-            self.addObserver(theScene, event, self._onScene)
+            self._scene.add(theScene, event, self._onScene)
         manager = slicer.app.layoutManager()
         if manager:
             manager.connect("layoutChanged(int)", self._onLayout)
@@ -46,7 +46,8 @@ class FusedWatch(VTKObservationMixin):
     def stop(self) -> None:
         """No observer and no text is left."""
         self._timer.stop()
-        self.removeObservers()
+        self._scene.clear()
+        self._nodes.clear()
         manager = slicer.app.layoutManager()
         if manager:
             manager.disconnect("layoutChanged(int)", self._onLayout)
@@ -54,6 +55,8 @@ class FusedWatch(VTKObservationMixin):
         self.changed.clear()
 
     def _onScene(self, caller: Any, event: str) -> None:
+        if slicer.mrmlScene.IsClosing():
+            self._nodes.clear()
         self._followAnew = True
         self.soon()
 
@@ -62,22 +65,15 @@ class FusedWatch(VTKObservationMixin):
 
     def _follow(self) -> None:
         """Observes every fused volume, its inputs, and the views."""
+        observed = []
         for node in scene.fused_nodes(slicer.mrmlScene):
-            for one in (node, node.GetNodeReference(scene.FIRST), node.GetNodeReference(scene.SECOND)):
-                if one is None:
-                    continue
-                for event in (
-                    slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
-                    slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent,
-                    vtk.vtkCommand.ModifiedEvent,
-                ):
-                    self._observe(one, event)
-        for composite in self._notes.composites():
-            self._observe(composite, vtk.vtkCommand.ModifiedEvent)
-
-    def _observe(self, node: Any, event: int) -> None:
-        if not self.hasObserver(node, event, self._onChange):
-            self.addObserver(node, event, self._onChange)
+            observed += [node, node.GetNodeReference(scene.FIRST), node.GetNodeReference(scene.SECOND)]
+        events = (
+            slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
+            slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent,
+            vtk.vtkCommand.ModifiedEvent,
+        )
+        self._nodes.replace([*observed, *self._notes.composites()], events, self._onChange)
 
     def _onChange(self, caller: Any, event: str) -> None:
         self.soon()
@@ -102,6 +98,27 @@ class FusedWatch(VTKObservationMixin):
         self._notes.update()
         for function in list(self.changed):
             function()
+
+
+_watch: FusedWatch | None = None
+
+
+def theWatch() -> FusedWatch:
+    """The one watch over the scene's fused volumes, begun when first asked for."""
+    global _watch  # noqa: PLW0603 - one for the application, wherever it was begun
+    if _watch is None:
+        _watch = FusedWatch()
+        slicer.app.connect("aboutToQuit()", endWatch)
+    return _watch
+
+
+def endWatch() -> None:
+    """Ends the watch, if there is one."""
+    global _watch  # noqa: PLW0603
+    if _watch is not None:
+        slicer.app.disconnect("aboutToQuit()", endWatch)
+        _watch.stop()
+        _watch = None
 
 
 def noteOf(node: Any) -> str:
@@ -159,6 +176,8 @@ class SliceNotes:
         known = self._actors.get(name)
         if known is not None and known[0] is renderer:
             return known[1]
+        if known is not None:  # a view that was split or joined has other renderers
+            known[0].RemoveViewProp(known[1])
         actor = vtk.vtkTextActor()
         actor.SetInput("")
         actor.SetTextScaleModeToNone()
@@ -170,6 +189,7 @@ class SliceNotes:
         style.SetShadow(True)
         style.SetJustificationToCentered()
         style.SetVerticalJustificationToTop()
+        slicer.app.applicationLogic().UseCustomFontFile(style)  # VTK's own font lacks many languages
         renderer.AddViewProp(actor)
         self._actors[name] = (renderer, actor)
         return actor

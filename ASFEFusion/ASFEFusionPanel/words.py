@@ -39,9 +39,13 @@ def _errorTexts() -> dict[str, str]:
         "torch_old": _(
             "PyTorch {version} is too old: update it to {needed} in the PyTorch Utils module, then restart."
         ),
-        "torch_numpy": _("PyTorch {torch} does not fit numpy {numpy}: install it again in the PyTorch Utils module."),
+        "torch_numpy": _(
+            "PyTorch {torch} does not fit numpy {numpy}: uninstall it in PyTorch Utils, restart, press Apply again."
+        ),
         "torch_install": _("PyTorch could not be installed ({why}): see to the network and the free space."),
-        "torch_broken": _("PyTorch cannot be loaded ({why}): install it again in the PyTorch Utils module."),
+        "torch_broken": _(
+            "PyTorch cannot be loaded ({why}): uninstall it in PyTorch Utils, restart, press Apply again."
+        ),
         "device_missing": _("This computer has no {device} device: choose Automatic or CPU."),
         "memory_out": _("The memory of {device} does not suffice: choose a region, another grid, or the CPU."),
         "weights_missing": _("The network's weights are missing ({path}): install the extension again."),
@@ -151,7 +155,7 @@ def colourName(colour: str) -> str:
     """Name of a choice of colour."""
     return {
         "automatic": _("Automatic"),
-        "none": _("None (grey)"),
+        "none": _("None (gray)"),
         "displayed": _("As displayed"),
         "hot": _("Hot"),
         "heat": _("Heat"),

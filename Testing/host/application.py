@@ -46,10 +46,12 @@ class ModuleManager(QtCore.QObject):
         self.moduleLoaded.emit(module.name)
 
     def remove(self, module):
+        # Slicer's own start-up script listens first: these two are gone when the widget hears of it.
+        for attribute in (f"{module.name}Instance", f"{module.name}Widget"):
+            vars(slicer.modules).pop(attribute, None)
         self.moduleAboutToBeUnloaded.emit(module.name)
         del self._modules[module.name]
-        for attribute in (f"{module.name}Instance", f"{module.name}Widget", module.name.lower()):
-            vars(slicer.modules).pop(attribute, None)
+        vars(slicer.modules).pop(module.name.lower(), None)
         vars(slicer.moduleNames).pop(module.name, None)
         slicer.selfTests.pop(module.name, None)
 
