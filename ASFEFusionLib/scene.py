@@ -74,8 +74,8 @@ def frame_of_reference(node: slicer.vtkMRMLVolumeNode) -> str | None:
 
 def window_shown(node: slicer.vtkMRMLScalarVolumeNode) -> tuple[float, float] | None:
     """Low and high of the window in which the viewers show the node; None if it has no display."""
-    display = node.GetDisplayNode()
-    if display is None or not display.IsA("vtkMRMLScalarVolumeDisplayNode"):
+    display = slice_display(node)
+    if display is None:
         return None
     low, high = display.GetWindowLevelMin(), display.GetWindowLevelMax()
     return (low, high) if low < high else None
@@ -86,7 +86,7 @@ def colour_shown(node: slicer.vtkMRMLScalarVolumeNode) -> tuple[str, np.ndarray 
 
     A table that begins bright would light up the empty background.
     """
-    display = node.GetDisplayNode()
+    display = slice_display(node)
     colours = display.GetColorNode() if display else None
     function = colours.GetScalarsToColors() if colours else None
     if function is None:
@@ -353,6 +353,8 @@ def put_voxels(node: slicer.vtkMRMLVolumeNode, volume: Volume) -> None:
     scalars = numpy_to_vtk(voxels.reshape(-1, 3) if volume.rgb else voxels.ravel(), deep=True)
     scalars.SetName("ImageScalars")
     image.GetPointData().SetScalars(scalars)
+    display = slice_display(node, make=True)
+    # All that may fail is done: from here on the node changes.
     modified = node.StartModify()
     matrix = LPS @ volume.ijk_to_physical
     vtk_matrix = vtk.vtkMatrix4x4()
@@ -364,13 +366,27 @@ def put_voxels(node: slicer.vtkMRMLVolumeNode, volume: Volume) -> None:
     node.SetVoxelValueUnits(None)
     node.SetVoxelValueQuantity(None)
     node.EndModify(modified)
-    if node.GetDisplayNode() is None:
-        node.CreateDefaultDisplayNodes()
-    display = node.GetDisplayNode()
     display.AutoWindowLevelOff()
     # An automatic window spoils the colours of RGB; a grey one is what the network meant from 0 to SCALE.
     window, level = (255, 127.5) if volume.rgb else (SCALE, SCALE / 2)
     display.SetWindowLevel(window, level)
+
+
+def slice_display(node: slicer.vtkMRMLVolumeNode, make: bool = False) -> Any:
+    """The node's display in slice views (its first may be a volume rendering); None if it has none and not to `make`."""
+    for n in range(node.GetNumberOfDisplayNodes()):
+        display = node.GetNthDisplayNode(n)
+        if display is not None and display.IsA("vtkMRMLScalarVolumeDisplayNode"):
+            return display
+    if not make:
+        return None
+    if node.GetNumberOfDisplayNodes() == 0:
+        node.CreateDefaultDisplayNodes()
+        return node.GetDisplayNode()
+    kind = "Vector" if node.IsA("vtkMRMLVectorVolumeNode") else "Scalar"
+    display = node.GetScene().AddNewNodeByClass(f"vtkMRML{kind}VolumeDisplayNode")
+    node.AddAndObserveDisplayNodeID(display.GetID())
+    return display
 
 
 def write_fused(
@@ -392,11 +408,16 @@ def write_fused(
     if node is None:
         name = scene.GenerateUniqueName(f"{first.GetName()} + {second.GetName()} {NOTE}")
         node = scene.AddNewNodeByClass(node_class(volume.rgb), name)
-    elif NOTE not in node.GetName():
-        node.SetName(f"{node.GetName()}, {NOTE}")
-    put_voxels(node, volume)
+    try:
+        put_voxels(node, volume)
+    except BaseException:
+        if output is None:
+            scene.RemoveNode(node)
+        raise
     if output is not None:
-        _plain_display(node.GetDisplayNode(), volume.rgb)
+        if NOTE not in node.GetName():
+            node.SetName(f"{node.GetName()}, {NOTE}")
+        _plain_display(slice_display(node), volume.rgb)
     node.SetAndObserveTransformNodeID(first.GetTransformNodeID())
     node.SetNodeReferenceID(FIRST, first.GetID())
     node.SetNodeReferenceID(SECOND, second.GetID())

@@ -553,3 +553,38 @@ def test_a_scene_keeps_it_all(mrml, heads, pair, tmp_path):
     one.SetAndObserveTransformNodeID(transform(again, matrix).GetID())
     assert [scene.out_of_date(n) for n in loaded] == ["transform_changed"] * 2
     again.Clear(True)
+
+
+def test_a_volume_whose_first_display_is_a_rendering(mrml, heads, pair):
+    """It is overwritten all the same, and read without getting a display of its own."""
+    other = add(mrml, heads["PET"], "rendered")
+    mrml.RemoveNode(other.GetDisplayNode())
+    assert scene.window_shown(other) is None
+    assert scene.colour_shown(other) == ("", None)
+    rendering = mrml.AddNode(slicer.vtkMRMLGPURayCastVolumeRenderingDisplayNode())
+    other.AddAndObserveDisplayNodeID(rendering.GetID())
+    assert scene.window_shown(other) is None
+    assert other.GetNumberOfDisplayNodes() == 1
+    ct, mr = pair
+    volume, report = fuse(heads["CT"], heads["MR"])
+    scene.write_fused(volume, report.to_dict(), ct, mr, scene.relate(ct, mr), output=other)
+    assert scene.slice_display(other).GetWindow() == 1000
+    assert rendering in [other.GetNthDisplayNode(n) for n in range(2)]
+
+
+def test_nothing_half_written(mrml, heads, pair, monkeypatch):
+    ct, mr = pair
+    volume, report = fuse(heads["CT"], heads["MR"])
+    relation = scene.relate(ct, mr)
+    output = add(mrml, heads["PET"], "mine")
+    before, count = state(output), mrml.GetNumberOfNodes()
+
+    def full(*_arguments, **_settings):
+        raise MemoryError
+
+    monkeypatch.setattr(scene, "numpy_to_vtk", full)
+    for node in (None, output):
+        with pytest.raises(MemoryError):
+            scene.write_fused(volume, report.to_dict(), ct, mr, relation, output=node)
+    assert mrml.GetNumberOfNodes() == count
+    assert state(output) == before

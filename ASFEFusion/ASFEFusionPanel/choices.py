@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ASFEFusionLib import colour, intensity, scene
@@ -82,10 +82,13 @@ class Request:
         return [i for i in (self.firstID, self.secondID, self.outputID) if i]
 
 
-def makeRequest(first: Any, second: Any, output: Any, choices: Choices, lattice: Any = None) -> Request:
+def makeRequest(
+    first: Any, second: Any, output: Any, choices: Choices, *, lattice: Any = None, copy: bool = False
+) -> Request:
     """What is to be fused, as the scene is now. Raises FusionError for anything that forbids it.
 
-    `lattice`: a function of the grid that gives `FusionSettings.lattice`, for a quick look.
+    `lattice`: a function of the two volumes that gives `FusionSettings.lattice`, for a quick look. `copy`: the voxels
+    are copied, for a run that goes on while the scene may change.
     """
     if first is None or second is None:
         raise FusionError("node_missing")
@@ -110,6 +113,11 @@ def makeRequest(first: Any, second: Any, output: Any, choices: Choices, lattice:
         region=None if choices.region is None else scene.region_points(choices.region, first),
         lattice=None if lattice is None else lattice(volumes[0], placed),
     )
+    if copy:
+        volumes, placed = (
+            (replace(volumes[0], voxels=volumes[0].voxels.copy()),),
+            replace(placed, voxels=placed.voxels.copy()),
+        )
     job = Job(volumes[0], placed, settings, relation.displacement)
     return Request(job, relation, first.GetID(), second.GetID(), output.GetID() if output else None)
 

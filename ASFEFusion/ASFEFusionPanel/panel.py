@@ -423,7 +423,9 @@ class Panel:
             self.quickLook.show(volume, node.GetTransformNodeID(), name)
             self._ended(_("Quick look in {view}: scroll to leave it.").format(view=name), report)
 
-        self._start(lambda: makeRequest(first, self._node("second"), None, self._choices(), lattice), show)
+        self._start(
+            lambda: makeRequest(first, self._node("second"), None, self._choices(), lattice=lattice, copy=True), show
+        )
 
     def onApply(self, checked: bool = False) -> None:
         """Starts a run; or, during one, cancels it."""
@@ -448,7 +450,7 @@ class Panel:
                 slicer.util.showStatusMessage(_("{name} is done.").format(name=fused.GetName()), 5000)
 
         self._start(
-            lambda: makeRequest(self._node("first"), self._node("second"), output, self._choices()),
+            lambda: makeRequest(self._node("first"), self._node("second"), output, self._choices(), copy=True),
             show,
         )
 
