@@ -373,7 +373,7 @@ def put_voxels(node: slicer.vtkMRMLVolumeNode, volume: Volume) -> None:
 
 
 def slice_display(node: slicer.vtkMRMLVolumeNode, make: bool = False) -> Any:
-    """The node's display in slice views (its first may be a volume rendering); None if it has none and not to `make`."""
+    """The node's display in slice views, which need not be its first; None if it has none and not to `make` one."""
     for n in range(node.GetNumberOfDisplayNodes()):
         display = node.GetNthDisplayNode(n)
         if display is not None and display.IsA("vtkMRMLScalarVolumeDisplayNode"):
