@@ -233,12 +233,15 @@ class ASFEFusionLogic(ScriptedLoadableModuleLogic):
         A pair that fails is logged and gives None; the others are fused all the same.
         """
         from ASFEFusionLib.errors import FusionError
+        from ASFEFusionPanel.choices import choicesFrom
 
+        choicesFrom(settings)  # a wrong setting is wrong for all
         fused = []
-        for number, (firstVolume, secondVolume) in enumerate(pairs, start=1):
+        for number, pair in enumerate(pairs, start=1):
             try:
+                firstVolume, secondVolume = pair
                 fused.append(self.fuse(firstVolume, secondVolume, **settings))
-            except FusionError as error:
+            except (FusionError, TypeError, ValueError) as error:
                 logging.error(f"ASFEFusion: pair {number} was not fused: {error}")
                 fused.append(None)
         return fused
@@ -256,7 +259,7 @@ class ASFEFusionLogic(ScriptedLoadableModuleLogic):
         report = {**report, "warnings": notices + report.get("warnings", [])}
         output = nodes[2] if request.outputID else None
         fused = scene.write_fused(volume, report, nodes[0], nodes[1], request.relation, output=output)
-        theWatch().soon()
+        theWatch().followAnew()
         return fused
 
     @property

@@ -59,6 +59,7 @@ MESSAGES = {
     "plane_outside": "The slice in view does not touch {name}: scroll to it, then look again.",
     "plane_bent": "{name} lies under a bent transform, which a single slice cannot show: fuse the volume.",
     "units_unknown": "The window {preset} is for {units} and {name} does not say its units: choose another window.",
+    "resample_failed": "{name} could not be brought onto the grid: resample it to voxels of a like size first.",
     "region_outside": "The region of interest does not touch {name}: move it there, or leave it out.",
     "no_overlap": "{first} and {second} share no voxel of the grid: check that they are of one patient and aligned.",
     "picture_colour": "{name} is a picture in colour and keeps its own: leave the colour map out.",

@@ -24,7 +24,7 @@ from .errors import FusionError
 from .fusion import SCALE
 from .settings import Notice
 from .space import Displacement, Grid, grid_of
-from .volume import Volume
+from .volume import Volume, check_geometry
 
 NOTE = "fused, not for quantitation"
 EXPORT_NOTE = "Fused, not for quantitation. Do not export it as DICOM: it would be written as an original image in HU."
@@ -48,6 +48,8 @@ SAME = 0.02
 
 def modality_of(node: slicer.vtkMRMLVolumeNode) -> str | None:
     """The library's name of the modality that the subject hierarchy's DICOM attributes give; None: they do not."""
+    if node.GetAttribute(MARK):
+        return None  # whatever it was before it was overwritten
     modality = MODALITIES.get(_hierarchy_attribute(node, _constants().GetDICOMSeriesModalityAttributeName()))
     known = (node.GetName() or "", *(_dicom_value(node, tag) for tag in ("0008,103e", "0008,1090")))
     if modality in ("CT", "XA", None) and any(CONE_BEAM.search(text) for text in known):
@@ -107,6 +109,8 @@ def read_volume(node: slicer.vtkMRMLScalarVolumeNode | None) -> Volume:
     """
     if node is None:
         raise FusionError("node_missing")
+    if not hasattr(node, "GetClassName"):
+        raise FusionError("node_kind", name=str(node), kind=type(node).__name__)
     name = node.GetName() or node.GetID() or "The volume"
     if node.GetClassName() != "vtkMRMLScalarVolumeNode":
         raise FusionError("node_kind", name=name, kind=node.GetNodeTagName())
@@ -119,6 +123,7 @@ def read_volume(node: slicer.vtkMRMLScalarVolumeNode | None) -> Volume:
     voxels = vtk_to_numpy(scalars).reshape(image.GetDimensions()[::-1])
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
+    check_geometry(_array(matrix), name, sheared=True)
     return Volume(voxels, LPS @ _array(matrix), modality=modality_of(node), units=units_of(node), name=name)
 
 
@@ -158,11 +163,16 @@ class Relation:
     """Where the second node's space lies in the first's, at one moment.
 
     `matrix`: 4 x 4, points of the second's own space to the first's (LPS mm); None if the transform is bent.
-    `probe`: see `probe_between`. `displacement`: for a bent one, see `space.Displacement`. `notices`: what is doubtful.
+    `probe`: see `probe_between`. `first_matrix`, `parent`: the first node's own 4 x 4 (ijk to LPS mm) and the ID of its
+    parent transform, under which the fused one belongs. `bent`: see `_bent_content`. `displacement`: for a bent
+    transform, see `space.Displacement`. `notices`: what is doubtful.
     """
 
     matrix: np.ndarray | None
     probe: np.ndarray
+    first_matrix: np.ndarray
+    parent: str | None
+    bent: list[int]
     displacement: Displacement | None = None
     notices: list[Notice] = field(default_factory=list)
 
@@ -177,14 +187,16 @@ def relate(first: slicer.vtkMRMLVolumeNode, second: slicer.vtkMRMLVolumeNode) ->
     """The transform between the two nodes' parents as it is now. Raises FusionError "transform_singular"."""
     check_transforms(first, second)
     parents = second.GetParentTransformNode(), first.GetParentTransformNode()
+    box = read_volume(first)
+    moment = probe_between(first, second), box.ijk_to_physical, first.GetTransformNodeID(), _bent_content(first, second)
     if _linear(*parents):
         matrix = vtk.vtkMatrix4x4()
         slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(*parents, matrix)
         between = LPS @ _array(matrix) @ LPS
-        return Relation(between, probe_between(first, second))
-    displacement, error = bent.sample(_between(parents[1], parents[0]), grid_of(read_volume(first)))
+        return Relation(between, *moment)
+    displacement, error = bent.sample(_between(parents[1], parents[0]), grid_of(box))
     notices = [Notice("transform_rough", {"millimetres": round(error, 1)})] if error > 2 * bent.MOST_ERROR else []
-    return Relation(None, probe_between(first, second), displacement, notices)
+    return Relation(None, *moment, displacement, notices)
 
 
 def probe_between(
@@ -200,7 +212,7 @@ def probe_between(
     """
     image = source.GetImageData()
     size = image.GetDimensions() if image else (1, 1, 1)
-    index = np.array([[*point, 1.0] for point in product(*(np.linspace(0, max(n - 1, 1), 4) for n in size))])
+    index = _probe_points(size)
     if flip_source:
         index[:, 2] = size[2] - 1 - index[:, 2]
     own, other = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
@@ -212,6 +224,23 @@ def probe_between(
     found = (moved @ _array(other).T)[:, :3]
     if flip_target and target.GetImageData() is not None:
         found[:, 2] = target.GetImageData().GetDimensions()[2] - 1 - found[:, 2]
+    return found
+
+
+def _probe_points(size: tuple[int, int, int]) -> np.ndarray:
+    """(64, 4): homogeneous indices (i, j, k) all over a volume of this size."""
+    return np.array([[*point, 1.0] for point in product(*(np.linspace(0, max(n - 1, 1), 4) for n in size))])
+
+
+def _bent_content(first: slicer.vtkMRMLVolumeNode, second: slicer.vtkMRMLVolumeNode) -> list[int]:
+    """Checksums of what bends the space of the two: a local change may pass between the points of a probe."""
+    found = []
+    for volume in (first, second):
+        node = volume.GetParentTransformNode()
+        while node is not None:
+            if not node.IsLinear():
+                found += bent.content(node.GetTransformToParent())
+            node = node.GetParentTransformNode()
     return found
 
 
@@ -417,21 +446,45 @@ def write_fused(
     if output is not None:
         if NOTE not in node.GetName():
             node.SetName(f"{node.GetName()}, {NOTE}")
+        _forget_origin(node)
         _plain_display(slice_display(node), volume.rgb)
-    node.SetAndObserveTransformNodeID(first.GetTransformNodeID())
+    # As it was at the start: the first one may have been moved or hardened since.
+    node.SetAndObserveTransformNodeID(relation.parent if scene.GetNodeByID(relation.parent or "") else None)
     node.SetNodeReferenceID(FIRST, first.GetID())
     node.SetNodeReferenceID(SECOND, second.GetID())
     inputs = {"first": first.GetName(), "second": second.GetName()}
     node.SetAttribute(MARK, "1")
     node.SetAttribute(REPORT, json.dumps({**report, "inputs": inputs}))
-    probes = {"second": relation.probe, "first": probe_between(node, first)}
+    index = np.linalg.inv(relation.first_matrix) @ volume.ijk_to_physical
+    probes = {"second": relation.probe, "first": (_probe_points(volume.size_ijk) @ index.T)[:, :3]}
     state = {name: np.round(probe, 4).tolist() for name, probe in probes.items()}
     state["left_handed"] = {"first": _left_handed(first), "second": _left_handed(second), "fused": _left_handed(node)}
+    state["bent"] = relation.bent
     node.SetAttribute(RELATION, json.dumps(state))
     node.SetDescription(EXPORT_NOTE)
     node.RemoveAttribute(STALE)
     _place_in_hierarchy(node, first)
     return node
+
+
+def _forget_origin(node: slicer.vtkMRMLVolumeNode) -> None:
+    """An overwritten volume is no longer the series that it was loaded from, nor does it belong into that file."""
+    names = vtk.vtkStringArray()
+    node.GetAttributeNames(names)
+    for name in [names.GetValue(n) for n in range(names.GetNumberOfValues())]:
+        if name.startswith("DICOM."):
+            node.RemoveAttribute(name)
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
+    item = hierarchy.GetItemByDataNode(node) if hierarchy else 0
+    if item:
+        for name in hierarchy.GetItemAttributeNames(item):
+            if name.startswith("DICOM."):
+                hierarchy.RemoveItemAttribute(item, name)
+        hierarchy.SetItemUID(item, _constants().GetDICOMUIDName(), "")
+    storage = node.GetStorageNode()
+    if storage is not None:
+        node.SetAndObserveStorageNodeID(None)
+        node.GetScene().RemoveNode(storage)
 
 
 def _plain_display(display: slicer.vtkMRMLVolumeDisplayNode, rgb: bool) -> None:
@@ -512,7 +565,8 @@ def _difference(node: Any, first: Any, second: Any, state: dict, checksums: dict
     """What differs from the state at the fusion."""
     volumes = {"first": first, "second": second, "fused": node}
     flips = {name: state["left_handed"][name] and not _left_handed(volume) for name, volume in volumes.items()}
-    if _moved(state["second"], probe_between(first, second, flips["first"], flips["second"])):
+    moved = _moved(state["second"], probe_between(first, second, flips["first"], flips["second"]))
+    if moved or state["bent"] != _bent_content(first, second):
         return "transform_changed"
     if _moved(state["first"], probe_between(node, first, flips["fused"], flips["first"])):
         return "fused_moved"

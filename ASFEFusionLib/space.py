@@ -21,6 +21,8 @@ MOST_VOXELS = 1_500_000_000
 ALIKE = 0.98
 # Spacing of the grid over that of the volume from which on the volume is smoothed first, lest it alias.
 COARSER = 1.2
+# And from which on neighbouring voxels are averaged before that.
+BINNED = 16
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,10 @@ def resample(
     resampler.SetOutputDirection(reference.GetDirection())
     # A point on the outer face, or a rounding beyond it, takes the face's value and not a default one.
     resampler.SetUseNearestNeighborExtrapolator(True)
-    return sitk.GetArrayFromImage(_execute(resampler, image, tick))
+    values = sitk.GetArrayFromImage(_execute(resampler, image, tick))
+    if not np.isfinite(values).all():
+        raise FusionError("resample_failed", name=volume.name or "the volume")
+    return values
 
 
 def _execute(image_filter: object, image: object, tick: Tick) -> object:
@@ -240,8 +245,13 @@ def _smooth(image: object, volume: Volume, grid: Grid, tick: Tick) -> object:
     """Blur along the axes that the grid samples more coarsely than the volume does."""
     import SimpleITK as sitk
 
-    steps = zip(_coarse_steps(volume, grid), volume.spacing, image.GetSize(), strict=True)
-    for axis, (step, own, count) in enumerate(steps):
+    wanted = _coarse_steps(volume, grid)
+    # A kernel of hundreds of voxels is beyond the filter, which then gives NaN: average neighbours before.
+    ratio = wanted / volume.spacing
+    bins = np.where(ratio > BINNED, np.minimum(2 * ratio / BINNED, image.GetSize()), 1).astype(int)
+    if bins.max() > 1:
+        image = sitk.BinShrink(image, bins.tolist())
+    for axis, (step, own, count) in enumerate(zip(wanted, image.GetSpacing(), image.GetSize(), strict=True)):
         if step > COARSER * own and count > 1:
             # Both samplings as Gaussians with the spacing as full width at half maximum.
             sigma = np.sqrt(step**2 - own**2) / 2.355

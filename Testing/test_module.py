@@ -114,6 +114,44 @@ def test_reload_reads_the_library_anew_and_ends_the_process():
     assert said == ["gone", "False", "False", "False", "True", "False", "Fused"]
 
 
+def test_removed_volumes_are_let_go():
+    """Nothing of the panel or the watch keeps a patient's voxels after the scene was closed."""
+    if in_slicer():
+        return
+    said = fresh(
+        f"""
+        import gc, time
+        from vtkmodules.vtkCommonCore import vtkWeakReference
+        widget = host.openModule(host.loadModule({str(MODULE)!r}))
+        from ASFEFusionPanel.samples import loadSample
+
+        def settle():
+            end = time.time() + 0.6
+            while time.time() < end:
+                slicer.app.processEvents()
+
+        def fuse():
+            nodes = loadSample("ASFEFusionHeadCTMR")
+            widget.initializeParameterNode()
+            nodes.append(widget.logic.fuse(*nodes))
+            settle()
+            references = [vtkWeakReference() for _ in nodes]
+            for reference, node in zip(references, nodes):
+                reference.Set(node.GetImageData())
+            return references
+
+        references = fuse()
+        slicer.mrmlScene.Clear(0)
+        settle()
+        gc.collect()
+        print(*[reference.Get() is None for reference in references])
+        widget.cleanup()
+        assert not host.problems, host.problems
+        """
+    )
+    assert said == ["True"] * 3
+
+
 def test_what_the_module_says_of_itself(stage):
     module = slicer.modules.asfefusion
     assert module.title == "ASFE Image Fusion"

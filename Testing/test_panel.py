@@ -340,35 +340,6 @@ def test_a_new_region_is_the_first_volumes_box(stage, heads):
     assert stage.ui.applyButton.enabled
 
 
-def test_removed_volumes_are_let_go(stage, heads):
-    """Nothing of the panel or the watch keeps a patient's voxels after the scene was closed."""
-    import gc
-
-    stage.pair(heads)
-    stage.logic.fuse(*stage.panel._selected)
-    stage.settle()
-    images = [weak(node.GetImageData()) for node in scene_volumes()]
-    assert len(images) == 3
-    slicer.mrmlScene.Clear(0)
-    stage.settle()
-    gc.collect()
-    assert [image() for image in images] == [None] * 3
-
-
-def weak(image):
-    from vtkmodules.util.misc import calldata_type  # noqa: F401 - vtk's own weak reference needs the module loaded
-    from vtkmodules.vtkCommonCore import vtkWeakReference
-
-    reference = vtkWeakReference()
-    reference.Set(image)
-    return reference.Get
-
-
-def scene_volumes():
-    kind = "vtkMRMLVolumeNode"
-    return [slicer.mrmlScene.GetNthNodeByClass(n, kind) for n in range(slicer.mrmlScene.GetNumberOfNodesByClass(kind))]
-
-
 def test_a_hidden_panel_rests(stage, heads, monkeypatch):
     """A live transform while another module is open costs nothing."""
     _, mr = stage.pair(heads)

@@ -140,6 +140,61 @@ def test_a_region_limits_the_output(stage, heads):
     assert np.allclose(first[:3] + (size - 1) / 2, [30, 30, 20], atol=1.0)
 
 
+def test_an_overwritten_output_is_watched(stage, heads):
+    """Its inputs are followed though no node came or went."""
+    _, mr = stage.pair(heads)
+    stage.parameters.outputVolume = stage.add(heads["PET"], "mine")
+    stage.settle()
+    stage.apply()
+    stage.settle()
+    slicer.util.arrayFromVolume(mr)[3, 3, 3] += 7
+    slicer.util.arrayFromVolumeModified(mr)
+    stage.settle()
+    assert "an input was changed" in stage.ui.resultLabel.text
+
+
+def test_a_quick_look_that_no_longer_fits(stage, heads):
+    _, mr = stage.pair(heads)
+    composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
+    slice_node = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
+    slice_node.SetSliceOffset(40.0)
+    stage.ui.quickLookButton.click()
+    slice_node.SetSliceOffset(48.0)
+    stage.wait()
+    assert "moved on" in stage.ui.resultLabel.text
+    assert not stage.panel.quickLook.shown
+    stage.ui.quickLookButton.click()
+    stage.wait()
+    assert stage.panel.quickLook.shown
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    mr.SetAndObserveTransformNodeID(transform.GetID())
+    assert stage.panel.quickLook.shown
+    matrix = vtk.vtkMatrix4x4()
+    matrix.SetElement(0, 3, 5)
+    transform.SetMatrixTransformToParent(matrix)
+    assert not stage.panel.quickLook.shown
+    assert not composite.GetForegroundVolumeID()
+
+
+def test_the_colour_of_a_display_is_heard_of(stage, heads):
+    """A grey output fits once the PET is shown in grey."""
+    stage.pair(heads)
+    pet = stage.add(heads["PET"], "PET", "PT")
+    warm = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", "warm")
+    warm.SetTypeToUser()
+    warm.SetNumberOfColors(256)
+    for n in range(256):
+        warm.SetColor(n, str(n), n / 255, n / 510, 0.0)
+    pet.GetDisplayNode().SetAndObserveColorNodeID(warm.GetID())
+    stage.parameters.secondVolume = pet
+    stage.parameters.outputVolume = stage.add(heads["CT"], "mine")
+    stage.settle()
+    assert "cannot hold a colour volume" in stage.ui.applyButton.toolTip
+    pet.GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+    stage.settle()
+    assert stage.ui.applyButton.enabled
+
+
 def test_back_is_open_after_a_run(stage, heads):
     ct, _ = stage.pair(heads)
     slicer.util.setSliceViewerLayers(background=ct, foreground=None)

@@ -270,7 +270,7 @@ def test_a_bent_transform_becomes_a_displacement(mrml, pair):
 
 def test_a_transform_too_fine_to_follow_is_told(mrml, pair, monkeypatch):
     pair[1].SetAndObserveTransformNodeID(bend(mrml, 30.0).GetID())
-    monkeypatch.setattr(bent, "MOST_POINTS", 3000)
+    monkeypatch.setattr(bent, "STEPS", (32.0, 16.0))
     [notice] = scene.relate(*pair).notices
     assert notice.code == "transform_rough"
 
@@ -588,3 +588,98 @@ def test_nothing_half_written(mrml, heads, pair, monkeypatch):
             scene.write_fused(volume, report.to_dict(), ct, mr, relation, output=node)
     assert mrml.GetNumberOfNodes() == count
     assert state(output) == before
+
+
+def bump(mrml, centre, size=8.0, radius=12.0):
+    """A grid transform of 2 mm with one smooth local bend (RAS)."""
+    counts, step = (110, 110, 90), 2.0
+    origin = np.array([-110.0, -110.0, -60.0])
+    k, j, i = np.meshgrid(*(np.arange(n) for n in counts[::-1]), indexing="ij")
+    points = np.stack([i, j, k], -1) * step + origin
+    weight = np.exp(-((points - centre) ** 2).sum(-1) / (2 * (radius / 2) ** 2))
+    image = vtk.vtkImageData()
+    image.SetDimensions(*counts)
+    image.SetOrigin(*origin)
+    image.SetSpacing(step, step, step)
+    vectors = (weight[..., None] * [size, 0, 0]).astype(np.float64).reshape(-1, 3)
+    image.GetPointData().SetScalars(vtk.util.numpy_support.numpy_to_vtk(vectors, deep=True))
+    grid = slicer.vtkOrientedGridTransform()
+    grid.SetDisplacementGridData(image)
+    grid.SetInterpolationModeToCubic()
+    node = mrml.AddNewNodeByClass("vtkMRMLGridTransformNode")
+    node.SetAndObserveTransformFromParent(grid)
+    return node
+
+
+def test_a_local_bend_is_followed(mrml, pair):
+    """No point of the lattice may be the only one that a bend of 12 mm touches."""
+    ct, mr = pair
+    for centre in ((0.0, 10.0, 30.0), (23.0, -14.0, 17.0), (-31.0, 5.0, 51.0)):
+        node = bump(mrml, np.array(centre))
+        mr.SetAndObserveTransformNodeID(node.GetID())
+        relation = scene.relate(ct, mr)
+        between = vtk.vtkGeneralTransform()
+        slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(None, node, between)
+        lattice = space.Grid((13, 13, 13), np.diag([2.0, 2.0, 2.0, 1.0]))
+        lattice.matrix[:3, 3] = np.array(centre) * [-1, -1, 1] - 12
+        at = relation.displacement.at(lattice)
+        index = np.moveaxis(np.indices((13, 13, 13))[::-1], 0, -1).reshape(-1, 3)
+        points = index * 2.0 + lattice.matrix[:3, 3]
+        exact = np.array([between.TransformPoint(p * [-1, -1, 1]) for p in points]) * [-1, -1, 1] - points
+        assert np.linalg.norm(exact, axis=1).max() > 6
+        assert np.linalg.norm(at.reshape(-1, 3) - exact, axis=1).max() < 0.6
+
+
+def test_a_local_change_of_a_bend_is_seen(mrml, pair):
+    ct, mr = pair
+    node = bump(mrml, np.array([0.0, 10.0, 30.0]))
+    mr.SetAndObserveTransformNodeID(node.GetID())
+    fused = fused_of(ct, mr)
+    assert scene.out_of_date(fused) is None
+    other = bump(mrml, np.array([7.0, 3.0, 38.0]))
+    node.SetAndObserveTransformFromParent(other.GetTransformFromParent())
+    assert scene.out_of_date(fused) == "transform_changed"
+
+
+def test_a_first_volume_hardened_meanwhile(mrml, pair):
+    """The fused volume lies where the first one was at the start, and says nothing wrong."""
+    ct, mr = pair
+    live = transform(mrml, rigid(12))
+    for node in pair:
+        node.SetAndObserveTransformNodeID(live.GetID())
+    relation = scene.relate(ct, mr)
+    volume, report = fuse(scene.read_volume(ct), relation.place(scene.read_volume(mr)))
+    before = world(ct, (50, 40, 30))
+    ct.HardenTransform()
+    assert np.allclose(world(ct, (50, 40, 30)), before)
+    fused = scene.write_fused(volume, report.to_dict(), ct, mr, relation)
+    assert np.allclose(world(fused, (50, 40, 30)), before)
+    assert scene.out_of_date(fused) is None
+    # And where the first one really moved, that is told.
+    ct.SetSpacing(1.0, 1.0, 1.0)
+    assert scene.out_of_date(fused) is not None
+
+
+def test_an_overwritten_ct_is_one_no_more(mrml, heads, pair):
+    ct, mr = pair
+    old = add(mrml, heads["CT"], "old CT")
+    tag(mrml, old, "DICOM.Modality", "CT")
+    old.SetAttribute("DICOM.instanceUIDs", "1.2.3")
+    old.AddDefaultStorageNode()
+    old.GetStorageNode().SetFileName("patient.nrrd")
+    volume, report = fuse(heads["CT"], heads["MR"])
+    scene.write_fused(volume, report.to_dict(), ct, mr, scene.relate(ct, mr), output=old)
+    assert scene.modality_of(old) is None
+    assert old.GetAttribute("DICOM.instanceUIDs") is None
+    assert old.GetStorageNode() is None
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(mrml)
+    assert not hierarchy.GetItemAttribute(hierarchy.GetItemByDataNode(old), "DICOM.Modality")
+
+
+def test_axes_that_span_no_space(mrml, pair):
+    flat = vtk.vtkMatrix4x4()
+    flat.SetElement(2, 2, 0.0)
+    pair[1].SetIJKToRASMatrix(flat)
+    with pytest.raises(FusionError) as caught:
+        scene.read_volume(pair[1])
+    assert caught.value.code == "geometry_unusable"

@@ -175,3 +175,17 @@ def test_cancel_stops_the_resampling():
 
     with pytest.raises(Cancelled):
         space.resample(second, space.grid_of(first), stop)
+
+
+@pytest.mark.parametrize("ratio", [10, 40, 100, 250])
+def test_far_smaller_voxels_become_their_mean(ratio):
+    """Micro-CT beside a clinical grid: averaged, and never NaN."""
+    rng = np.random.default_rng(1)
+    step = 10.0 / ratio
+    voxels = (100 + 20 * rng.standard_normal((3, 40, 40))).astype(np.float32)
+    voxels[:, :, 20:] += 100
+    fine = Volume(np.repeat(np.repeat(voxels, 8, 1), 8, 2), np.diag([step, step, 1.0, 1.0]))
+    grid = space.Grid((4, 4, 3), np.diag([10.0, 10.0, 1.0, 1.0]))
+    values = space.resample(fine, grid)
+    assert np.isfinite(values).all()
+    assert 60 < values.min() <= values.max() < 260

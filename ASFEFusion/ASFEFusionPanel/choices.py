@@ -149,10 +149,8 @@ def windowsFor(volume: Volume, modality_: str | None) -> list[str]:
 
 def window(node: Any, volume: Volume, choice: Any) -> Any:
     """The choice as `FusionSettings` takes it."""
-    if choice == AUTOMATIC:
-        return None
-    if choice == DISPLAYED:
-        return scene.window_shown(node)
+    if isinstance(choice, str) and choice in (AUTOMATIC, DISPLAYED):
+        return None if choice == AUTOMATIC else scene.window_shown(node)
     unknown = volume.units is None and volume.modality in ("PET", None)
     if isinstance(choice, str) and intensity.PRESETS[choice][2] == "SUV" and unknown:
         raise FusionError("units_unknown", preset=choice, units="SUV", name=volume.name)

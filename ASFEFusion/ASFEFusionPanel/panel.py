@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import qt
 import slicer
 import vtk
@@ -24,7 +25,7 @@ from . import choices, words
 from .choices import AUTOMATIC, Choices, makeRequest
 from .observers import Observers
 from .pytorch import ensureTorch
-from .views import Layout, QuickLook, showFused, showIn3D, volumesInView
+from .views import Layout, QuickLook, showFused, showIn3D, sliceMatrix, volumesInView
 
 PLACES = ("first", "second")
 # Milliseconds in which many changes of the inputs make one look at them.
@@ -113,8 +114,9 @@ class Panel:
     def fillViews(self) -> None:
         """The slice views that there are, the usual three first."""
         manager, combo = slicer.app.layoutManager(), self.ui.quickLookViewCombo
-        usual = ["Red", "Green", "Yellow"]
-        names = sorted(manager.sliceViewNames() if manager else (), key=lambda n: (n not in usual, n))
+        there = sorted(manager.sliceViewNames() if manager else ())
+        usual = [name for name in ("Red", "Green", "Yellow") if name in there]
+        names = [*usual, *(name for name in there if name not in usual)]
         if [combo.itemData(n) for n in range(combo.count)] != names:
             combo.clear()
             for name in names:
@@ -203,16 +205,35 @@ class Panel:
             else:
                 first = self._selected[1]
                 self.parameters.firstVolume = first
+        if (first, second) != self._selected:
+            self.quickLook.clear()
         self._selected = (first, second)
 
     def _observeInputs(self) -> None:
-        events = (slicer.vtkMRMLTransformableNode.TransformModifiedEvent, vtk.vtkCommand.ModifiedEvent)
+        events = (
+            slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
+            slicer.vtkMRMLDisplayableNode.DisplayModifiedEvent,
+            vtk.vtkCommand.ModifiedEvent,
+        )
         self._inputs.replace([*self._selected, self.parameters.region], events, self._onInput)
 
     def _onInput(self, caller: Any, event: str) -> None:
+        self._leaveQuickLook()
         # A live transform may move the inputs while another module is open: there is nothing to show then.
         if self.isOpen() and not self._timer.isActive():
             self._timer.start(PATIENCE)
+
+    def _leaveQuickLook(self) -> None:
+        """A slice of how the two lay before says nothing any more."""
+        probe = self.quickLook.probe
+        if probe is None:
+            return
+        try:
+            same = np.abs(scene.probe_between(*self._selected) - probe).max() <= scene.SAME
+        except (AttributeError, TypeError, ValueError):  # a volume is gone, or has another size
+            same = False
+        if not same:
+            self.quickLook.clear()
 
     def updateInfo(self) -> None:
         """What each volume is, how they meet, and whether there is anything to fuse."""
@@ -220,12 +241,14 @@ class Panel:
         if not self.parameters or slicer.mrmlScene.IsImporting():  # half a scene tells nothing
             return
         self._read = {}  # each volume is read once for all of these
-        for place in PLACES:
-            self._describe(place)
-        self._describeOverlap()
-        self._describeOutput()
-        self._checkCanApply()
-        self._read = None
+        try:
+            for place in PLACES:
+                self._describe(place)
+            self._describeOverlap()
+            self._describeOutput()
+            self._checkCanApply()
+        finally:
+            self._read = None
         self.ui.formerLayoutButton.enabled = self.layout.canRestore
         self.updateResult()
 
@@ -418,9 +441,22 @@ class Panel:
         def lattice(volume: Any, placed: Any) -> Any:
             return scene.slice_lattice(sliceNode, first, choose_grid(volume, placed, self.parameters.grid))
 
+        clicked = sliceMatrix(sliceNode)
+
         def show(volume: Any, report: dict) -> None:
-            node = slicer.mrmlScene.GetNodeByID(self._request.firstID)
-            self.quickLook.show(volume, node.GetTransformNodeID(), name)
+            request = self._request
+            chosen = [node and node.GetID() for node in self._selected]
+            there = scene.relate(*(slicer.mrmlScene.GetNodeByID(i) for i in chosen)) if all(chosen) else None
+            if (
+                chosen != [request.firstID, request.secondID]
+                or not self.isOpen()
+                or sliceMatrix(sliceNode) != clicked
+                or np.abs(there.probe - request.relation.probe).max() > scene.SAME
+            ):
+                self._ended(_("The view or the volumes have moved on: press Quick look again."), {})
+                return
+            self.quickLook.show(volume, request.relation.parent, name)
+            self.quickLook.probe = request.relation.probe
             self._ended(_("Quick look in {view}: scroll to leave it.").format(view=name), report)
 
         self._start(

@@ -160,6 +160,7 @@ class QuickLook:
     NAME = f"Quick look ({scene.NOTE})"
 
     def __init__(self) -> None:
+        self.probe: Any = None  # how the two volumes lay to each other
         self._nodeID: str | None = None
         self._viewName: str | None = None
         self._former: tuple | None = None
@@ -184,7 +185,7 @@ class QuickLook:
         composite.SetForegroundVolumeID(node.GetID())
         composite.SetForegroundOpacity(1.0)
         sliceNode = slicer.app.layoutManager().sliceWidget(viewName).mrmlSliceNode()
-        at = _matrix(sliceNode)
+        at = sliceMatrix(sliceNode)
         self._observed = (
             sliceNode,
             sliceNode.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda n, e: self._moved(n, at)),
@@ -192,7 +193,7 @@ class QuickLook:
         return node
 
     def _moved(self, sliceNode: Any, at: list[float]) -> None:
-        if max(abs(a - b) for a, b in zip(_matrix(sliceNode), at, strict=True)) > 1e-3:
+        if max(abs(a - b) for a, b in zip(sliceMatrix(sliceNode), at, strict=True)) > 1e-3:
             self.clear()
 
     @property
@@ -204,6 +205,7 @@ class QuickLook:
         if self._observed is not None:
             self._observed[0].RemoveObserver(self._observed[1])
             self._observed = None
+        self.probe = None
         nodeID, self._nodeID = self._nodeID, None
         node = slicer.mrmlScene.GetNodeByID(nodeID) if nodeID else None
         if node is None:
@@ -218,6 +220,7 @@ class QuickLook:
                 slicer.mrmlScene.RemoveNode(extra)
 
 
-def _matrix(sliceNode: Any) -> list[float]:
+def sliceMatrix(sliceNode: Any) -> list[float]:
+    """The 16 numbers of where a slice view is."""
     matrix = sliceNode.GetSliceToRAS()
     return [matrix.GetElement(r, c) for r in range(4) for c in range(4)]

@@ -57,11 +57,10 @@ class FusedWatch:
     def _onScene(self, caller: Any, event: str) -> None:
         if slicer.mrmlScene.IsClosing():
             self._nodes.clear()
-        self._followAnew = True
-        self.soon()
+        self.followAnew()
 
     def _onLayout(self, layout: int = 0) -> None:
-        self._onScene(None, "")
+        self.followAnew()
 
     def _follow(self) -> None:
         """Observes every fused volume, its inputs, and the views."""
@@ -76,6 +75,11 @@ class FusedWatch:
         self._nodes.replace([*observed, *self._notes.composites()], events, self._onChange)
 
     def _onChange(self, caller: Any, event: str) -> None:
+        self.soon()
+
+    def followAnew(self) -> None:
+        """A fused volume may have got other inputs."""
+        self._followAnew = True
         self.soon()
 
     def soon(self) -> None:

@@ -17,6 +17,7 @@ def _errorTexts() -> dict[str, str]:
         "node_is_input": _("{name} is one of the two inputs: choose another output volume."),
         "output_class": _("{name} cannot hold a {kind} volume: choose a new volume as output."),
         "transform_singular": _("The transforms of {first} and {second} have no inverse: correct them in Transforms."),
+        "resample_failed": _("{name} could not be brought onto the grid: its voxels are far smaller or larger."),
         "region_empty": _("The region of interest {name} has no size: place it in the views, or choose None."),
         "region_outside": _("The region of interest lies beyond {name}: move it there, or choose None."),
         "plane_outside": _("The slice in view does not touch {name}: scroll to it, then press Quick look again."),
