@@ -123,7 +123,7 @@ def test_removed_volumes_are_let_go():
         import gc, time
         from vtkmodules.vtkCommonCore import vtkWeakReference
         widget = host.openModule(host.loadModule({str(MODULE)!r}))
-        from ASFEFusionPanel.samples import loadSample
+        from ASFEFusionPanel.samples import makeHead
 
         def settle():
             end = time.time() + 0.6
@@ -131,7 +131,7 @@ def test_removed_volumes_are_let_go():
                 slicer.app.processEvents()
 
         def fuse():
-            nodes = loadSample("ASFEFusionHeadCTMR")
+            nodes = [makeHead("CT"), makeHead("MR")]  # in no view: a view holds what it showed last
             widget.initializeParameterNode()
             nodes.append(widget.logic.fuse(*nodes))
             settle()
