@@ -13,9 +13,16 @@ from .errors import Cancelled, FusionError
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     # Here and not above: they import numpy, and Ctrl-C during that must end as quietly as at any other time.
-    from .commands import demo, fuse, fuse_folder, info, train
+    from .commands import align, demo, fuse, fuse_folder, info, train
 
-    known = {"fuse": fuse, "fuse-folder": fuse_folder, "train": train, "info": info, "demo": demo}
+    known = {
+        "fuse": fuse,
+        "fuse-folder": fuse_folder,
+        "align": align,
+        "train": train,
+        "info": info,
+        "demo": demo,
+    }
     main_parser = argparse.ArgumentParser(
         prog="python -m ASFEFusionLib",
         description="ASFE-Fusion of two medical volumes. Results are derived images: not for quantitation, not "

@@ -88,6 +88,14 @@ MESSAGES = {
     "weights_damaged": "The weights file {path} is damaged: get it again, or leave the option out for the shipped one.",
     "weights_incomplete": "{path} lacks {count} tensors of the published network or misshapes them ({names}): get all.",
     "weights_other": "{path} holds no weights of a network known here: give a file written by the train command.",
+    "align_flat": "{name} has too few slices, rows or columns to be aligned: align it by hand.",
+    "align_apart": "{first} and {second} could not be brought over each other: give a start from landmarks or a file.",
+    "transform_unreadable": "{path} cannot be read as a transform: give a .tfm, .txt or .h5 file written by ITK.",
+    "transform_not_rigid": "{path} does more than turn and shift, so that it is no start: use it as it is.",
+    "transform_output": "{path} is of a kind that is not written: use one of .tfm, .txt, .h5.",
+    "landmarks_few": "{count} pairs of landmarks do not fix a pose: place three or more, not on one line.",
+    "landmarks_unpaired": "There are {first} and {second} landmarks: place them in pairs, in the same order.",
+    "landmarks_unreadable": "{path} cannot be read as markups points: give a .mrk.json or .fcsv file.",
 }
 
 # Said beside a result: what is doubtful about it, and what to do.
@@ -99,6 +107,14 @@ WARNINGS = {
     "not_trained": "{name} is of a kind ({modality}) that the network was not trained on: look twice at the result.",
     "region_alone": "The region of interest holds one of the two volumes alone: the result shows no other there.",
     "functional_guess": "Neither or both volumes are known as PET or SPECT: the second took the colour map.",
+    "align_shifted": "The two volumes look shifted by about {millimetres} mm against each other: align them.",
+    "align_rival": "Another pose, {millimetres} mm away, fits as well or better: look at both, or place landmarks.",
+    "align_weak": "The two volumes have too little in common to tell whether they lie right: look at them yourself.",
+    "align_little": "Only {percent} % of the smaller body lies inside the other volume: check the alignment.",
+    "align_turned": "The result is turned by {degrees} degrees against the headers: check that it is right.",
+    "align_any": "All orientations were searched, and left may have become right: confirm the result by eye.",
+    "align_no_better": "The alignment moved the volume by {millimetres} mm and fits hardly better than before.",
+    "align_unjudged": "{name} shows too little to tell whether the two lie right: look at them yourself.",
 }
 
 # Why a fused volume in a scene no longer shows its inputs as they are.
@@ -116,6 +132,10 @@ STEPS = {
     "resample": "Resampling {name}",
     "slices": "Slice {number} of {count}",
     "done": "Done",
+    "align_ready": "Making {name} ready",
+    "align_search": "Searching the pose",
+    "align_refine": "Refining the pose at {spacing} mm",
+    "align_check": "Judging the pose",
 }
 
 

@@ -82,6 +82,10 @@ def _stepTexts() -> dict[str, str]:
         "space": _("Comparing the two in space"),
         "resample": _("Resampling {name}"),
         "slices": _("Slice {number} of {count}"),
+        "align_ready": _("Making {name} ready"),
+        "align_search": _("Searching the pose"),
+        "align_refine": _("Refining the pose at {spacing} mm"),
+        "align_check": _("Judging the pose"),
         "done": _("Done"),
     }
 
