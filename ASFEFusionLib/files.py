@@ -12,15 +12,25 @@ import tempfile
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ASFEFusionLib import dicom
 from ASFEFusionLib.errors import FusionError
 from ASFEFusionLib.integrity import check_nifti, check_whole
-from ASFEFusionLib.volume import Volume, check_geometry, check_voxels, from_sitk, image_matrix, native, to_sitk
+from ASFEFusionLib.volume import (
+    Volume,
+    check_geometry,
+    check_voxels,
+    from_sitk,
+    image_matrix,
+    native,
+    read_header,
+    to_sitk,
+)
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -34,10 +44,6 @@ WRITABLE_PICTURES = {".png": ("uint8", "uint16"), ".tif": TIFF_TYPES, ".tiff": T
 WRITABLE = (*NIFTI, ".nrrd", ".mha", *WRITABLE_PICTURES)
 TWO_FILES = {".nhdr": ".nrrd", ".mhd": ".mha"}
 
-MODALITIES = {"CT": "CT", "MR": "MR", "PT": "PET", "NM": "SPECT"}
-PET_UNITS = {"GML": "SUV", "BQML": "Bq/mL"}
-TAGS = ("0008|0060", "0020|0032", "0020|0037", "0028|0008", "0054|1001")
-TILT_TOLERANCE = 0.1  # mm, over the stack
 WRITTEN_TOLERANCE = 0.05  # mm; a geometry that a format cannot hold is off by far more, rounding by far less
 
 
@@ -47,8 +53,8 @@ def extension(path: str | os.PathLike) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
 
 
-def read(path: str | os.PathLike) -> Volume:
-    """Read a volume file, a 2-D picture, or the folder of one DICOM series.
+def read(path: str | os.PathLike, series: int | str | None = None) -> Volume:
+    """Read a volume file, a 2-D picture, or a DICOM folder: its one series, or the `series` of that number or UID.
 
     Voxels keep their type, but 64-bit ones become float32. A picture file (PNG, JPEG, BMP, TIFF) becomes (1, j, i) or
     (1, j, i, 3) with `two_d` True, alpha dropped, on the identity matrix: its dots per inch are not millimetres, and
@@ -56,15 +62,19 @@ def read(path: str | os.PathLike) -> Volume:
     of three dimensions with one slice is not. `modality` and `units` come from DICOM alone. `name` is the name of the
     file or folder without its extension.
 
-    FusionError: a missing, empty, cut, damaged or unsupported file; what `volume.from_sitk` refuses; a folder with no
-    series or several, with slices missing or unevenly spaced, with a tilted gantry.
+    FusionError: a missing, empty, cut, damaged or unsupported file; what `volume.from_sitk` and `dicom.read` refuse: a
+    folder with no series or several, with slices missing, unevenly spaced or of several volumes; "series_file".
     """
     path = Path(path)
     if not path.exists():
         raise FusionError("file_missing", path=path)
     try:
         with _quiet():
-            return _read_dicom(path) if path.is_dir() else _read_file(path)
+            if path.is_dir():
+                return dicom.read(path, series)
+            if series is not None:
+                raise FusionError("series_file", path=path)
+            return _read_file(path)
     except (RuntimeError, OSError) as error:
         raise FusionError("file_unreadable", path=path) from error
 
@@ -219,85 +229,6 @@ def _read_nifti(path: Path, ext: str) -> sitk.Image:
         return sitk.ReadImage(str(plain))
 
 
-def _read_dicom(folder: Path) -> Volume:
-    """The one series in the folder; see `read`."""
-    import SimpleITK as sitk
-
-    series = []  # files of each, in the order along the normal; reports, structure sets and the like are no images
-    listed = set()
-    for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)):
-        files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
-        listed.update(Path(file).name for file in files)
-        with suppress(RuntimeError):
-            _header(files[0])
-            series.append(files)
-    for file in folder.iterdir():  # GDCM passes over damaged files in silence
-        if file.is_file() and file.name not in listed and file.name.upper() != "DICOMDIR":
-            with file.open("rb") as opened:
-                if opened.read(132)[128:] == b"DICM":
-                    raise FusionError("file_cut", path=file)
-    if not series:
-        raise FusionError("dicom_none", path=folder)
-    if len(series) > 1:
-        raise FusionError("dicom_several", path=folder, count=len(series))
-
-    headers = [_header(file) for file in series[0]]
-    tags = [{key: header.GetMetaData(key).strip() for key in TAGS if header.HasMetaDataKey(key)} for header in headers]
-    if int(tags[0].get("0028|0008") or 1) > 1:
-        raise FusionError("dicom_frames", path=folder)
-    normal_step = _slice_step(folder, tags)
-    for file in series[0]:
-        check_whole(Path(file), ".dcm")
-
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(series[0])
-    if len({header.GetPixelID() for header in headers}) > 1:
-        # Slopes of their own per slice: the reader would take the type of the first slice and round the others to it.
-        reader.SetOutputPixelType(sitk.sitkFloat32)
-    volume = from_sitk(reader.Execute(), name=str(folder), two_d=False)
-    volume.name = folder.resolve().name
-    if normal_step is not None:  # true by the tags themselves, whatever ITK makes of them (5.4: the same)
-        volume.ijk_to_physical[:3, 2] = normal_step
-    volume.modality = MODALITIES.get(tags[0].get("0008|0060"))
-    volume.units = {"CT": "HU", "PET": PET_UNITS.get(tags[0].get("0054|1001"))}.get(volume.modality)
-    return volume
-
-
-def _slice_step(folder: Path, tags: list[dict[str, str]]) -> np.ndarray | None:
-    """(3,) LPS mm from each slice to the next, by the tags of the slices; None for a single slice.
-
-    FusionError: "dicom_no_position", "dicom_uneven", "dicom_tilted".
-    """
-    try:
-        place = np.array([t["0020|0032"].split("\\") for t in tags], float).reshape(-1, 3)
-        axes = np.array([t["0020|0037"].split("\\") for t in tags], float).reshape(-1, 2, 3)
-    except (KeyError, ValueError) as error:
-        raise FusionError("dicom_no_position", path=folder) from error
-    if len(tags) == 1:
-        return None
-    if np.abs(axes - axes[0]).max() > 1e-3:
-        raise FusionError("dicom_uneven", path=folder)
-    normal = np.cross(*axes[0])
-    normal /= np.linalg.norm(normal)
-    along = (place - place[0]) @ normal
-    step = along[-1] / (len(along) - 1)
-    if step == 0 or np.abs(np.diff(along) - step).max() > max(0.01 * abs(step), 0.01):
-        raise FusionError("dicom_uneven", path=folder)
-    aside = place - place[0] - along[:, None] * normal
-    if np.linalg.norm(aside, axis=1).max() > TILT_TOLERANCE:
-        raise FusionError("dicom_tilted", path=folder)
-    return step * normal
-
-
-def _header(file: str | Path) -> sitk.ImageFileReader:
-    import SimpleITK as sitk
-
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(file))
-    reader.ReadImageInformation()
-    return reader
-
-
 def _check_written(part: Path, image: sitk.Image, path: Path) -> None:
     """Raise unless the file `part` holds the image: whole (ITK overlooks a full disk with NIfTI), and in its place."""
     ext = extension(part)
@@ -307,7 +238,7 @@ def _check_written(part: Path, image: sitk.Image, path: Path) -> None:
         check_whole(part, ext)
     except FusionError as error:
         raise OSError(f"{part} is not whole") from error
-    header = _header(part)
+    header = read_header(part)
     moved = np.abs(image_matrix(header) - image_matrix(image)) @ (*image.GetSize(), 1, 1)[:4]  # no corner by more
     if header.GetSize() != image.GetSize() or moved.max() > WRITTEN_TOLERANCE:
         raise FusionError("output_geometry", path=path)

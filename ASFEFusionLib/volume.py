@@ -5,7 +5,8 @@ Reading and writing live in `files`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,8 @@ class Volume:
     `units`: "HU", "SUV", "Bq/mL", or None if arbitrary or not known.
     `two_d`: True for a single 2-D picture (one k, its place along k has no meaning).
     `note`: a sentence that is written into the header of a file whose format has room for it.
+    `notices`: what was done to the voxels when they were read: [code of `errors.WARNINGS`, facts but for the name]
+    each; a fusion says them in its report.
     """
 
     voxels: np.ndarray
@@ -38,6 +41,7 @@ class Volume:
     name: str = ""
     two_d: bool = False
     note: str = ""
+    notices: list = field(default_factory=list)
 
     @property
     def rgb(self) -> bool:
@@ -137,6 +141,16 @@ def image_matrix(image: sitk.Image) -> np.ndarray:
     matrix[:n, :n] = direction[:n, :n] * np.asarray(image.GetSpacing())[:n]
     matrix[:n, 3] = image.GetOrigin()[:n]
     return matrix
+
+
+def read_header(file: str | os.PathLike) -> sitk.ImageFileReader:
+    """A reader of the image file with its header read: size, place and tags. Raises RuntimeError."""
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    reader.ReadImageInformation()
+    return reader
 
 
 def check_voxels(volume: Volume, path: object) -> None:

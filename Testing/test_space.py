@@ -1,10 +1,15 @@
 """The common grid, resampling and coverage, on lattices of every kind."""
 
+import os
+
 import numpy as np
 import pytest
 
-from ASFEFusionLib import space
+from ASFEFusionLib import files, machine, space
+from ASFEFusionLib.__main__ import main
 from ASFEFusionLib.errors import Cancelled, FusionError
+from ASFEFusionLib.fusion import fuse
+from ASFEFusionLib.settings import FusionSettings
 from ASFEFusionLib.volume import Volume
 
 
@@ -78,6 +83,74 @@ def test_a_grid_beyond_all_memory_is_refused():
     with pytest.raises(FusionError) as caught:
         space.check_size(space.choose_grid(first, second, "finest"))
     assert caught.value.code == "grid_too_large"
+    assert "10000 x 10000 x 10000 voxels would need about 14000 GB" in str(caught.value)
+
+
+def test_a_grid_beyond_this_machines_memory_is_refused(monkeypatch):
+    """With what it needs and what there is; and not where the machine does not say."""
+    grid = space.Grid((1000, 1000, 500), np.eye(4))
+    assert space.memory_needed(grid) == 14 * 500_000_000
+    monkeypatch.setattr(machine, "memory", lambda: 6_900_000_000)
+    with pytest.raises(FusionError) as caught:
+        space.check_size(grid)
+    assert caught.value.code == "grid_memory"
+    assert "1000 x 1000 x 500 voxels would need about 7.0 GB of memory and there are 6.9 GB" in str(caught.value)
+    for there in (7_000_000_000, None):
+        monkeypatch.setattr(machine, "memory", lambda there=there: there)
+        space.check_size(grid)
+
+
+def test_the_memory_of_this_machine(monkeypatch):
+    assert 500_000_000 < machine.memory() < 1e14
+
+    def unknown(_):
+        raise ValueError("unrecognized configuration name")
+
+    if os.name != "nt":
+        monkeypatch.setattr(os, "sysconf", unknown)
+        assert machine.memory() is None
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_memory_of_a_windows_machine(monkeypatch, known):
+    """The structure is that of the system: 64 bytes, the length first, the total after 8."""
+    import ctypes
+    from types import SimpleNamespace
+
+    def status(pointer):
+        held = ctypes.string_at(ctypes.addressof(pointer._obj), 64)
+        assert int.from_bytes(held[:4], "little") == 64
+        ctypes.memmove(ctypes.addressof(pointer._obj) + 8, (17 << 30).to_bytes(8, "little"), 8)
+        return known
+
+    kernel = SimpleNamespace(GlobalMemoryStatusEx=status)
+    monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
+    assert machine._windows() == (17 << 30 if known else None)
+
+
+def test_a_large_grid_is_said(heads, monkeypatch):
+    need = space.memory_needed(space.grid_of(heads["CT"]))
+    monkeypatch.setattr(space, "LARGE", need)
+    _, report = fuse(heads["CT"], heads["MR"], FusionSettings(check=False))
+    assert report.warnings == []
+    monkeypatch.setattr(space, "LARGE", need - 1)
+    _, report = fuse(heads["CT"], heads["MR"], FusionSettings(check=False))
+    assert [w.code for w in report.warnings] == ["grid_large"]
+    size = " x ".join(map(str, heads["CT"].size_ijk))
+    assert f"A grid of {size} voxels needs about {round(need / 1e9, 1)} GB" in str(report.warnings[0])
+
+
+def test_a_large_grid_is_said_before_the_work(heads, tmp_path, monkeypatch, capsys):
+    """Also where it fails afterwards; and once where it does not."""
+    for modality in ("CT", "MR"):
+        files.write(heads[modality], tmp_path / f"{modality}.nrrd")
+    arguments = [str(tmp_path / name) for name in ("CT.nrrd", "MR.nrrd")]
+    arguments = ["fuse", *arguments, "--output", str(tmp_path / "fused.nrrd"), "--no-check"]
+    monkeypatch.setattr(space, "LARGE", 1000)
+    assert main([*arguments, "--weights", "nowhere.pt"]) == 1
+    assert "GB of memory" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert capsys.readouterr().err.count("GB of memory") == 1
 
 
 def test_coverage_ends_at_the_outer_faces():
@@ -125,6 +198,18 @@ def test_grids_half_a_voxel_apart_are_not_the_same():
     moved[0, 3] = 0.2
     assert not space.same_grid(grid, space.Grid((9, 9, 9), moved))
     assert space.same_grid(grid, space.Grid((9, 9, 9), np.eye(4) * (1 + 1e-7)))
+
+
+@pytest.mark.parametrize("order", [(1, 0, 2), (1, 2, 0)])
+def test_exchanged_axes_are_another_grid(order):
+    """Origin and far corner agree, and no other voxel does."""
+    one = space.Grid((9, 9, 9), np.diag([2.0, 2.0, 2.0, 1.0]))
+    other = space.turned(one, order)
+    assert not space.same_grid(one, other)
+    voxels = np.arange(729, dtype=np.float32).reshape(9, 9, 9)
+    values = space.resample(Volume(voxels, other.matrix), one)
+    axes = [2 - order.index(n) for n in range(3)]  # x of LPS lies along this axis of the array, and so on
+    assert np.array_equal(values, voxels.transpose(axes[::-1]))
 
 
 def test_smoothing_follows_the_axes_that_are_coarser():
@@ -189,3 +274,105 @@ def test_far_smaller_voxels_become_their_mean(ratio):
     values = space.resample(fine, grid)
     assert np.isfinite(values).all()
     assert 60 < values.min() <= values.max() < 260
+
+
+def blobs(step, size, origin, fwhm=9.0):
+    """A few smooth spots, as PET sees them, at the voxels of a lattice along the axes."""
+    rng = np.random.default_rng(0)
+    axes = [o + s * np.arange(n) for o, s, n in zip(origin, (step,) * 3, size, strict=True)]
+    z, y, x = np.meshgrid(*axes[::-1], indexing="ij")
+    values = np.full(x.shape, 0.2)
+    for centre, height in zip(rng.uniform(15, 65, (25, 3)), rng.uniform(1, 10, 25), strict=True):
+        squares = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2
+        values += height * np.exp(-squares / (2 * (fwhm / 2.355) ** 2))
+    matrix = np.diag([step, step, step, 1.0])
+    matrix[:3, 3] = origin
+    return Volume(values.astype(np.float32), matrix)
+
+
+def test_coarse_voxels_do_not_show_their_lattice(monkeypatch):
+    """PET of 5 mm on a grid of 0.8 mm: nearer to the truth than straight lines, and smooth as the truth is."""
+    pet = blobs(5.0, (16, 16, 16), (2.5, 2.5, 2.5))
+    truth = blobs(0.8, (80, 75, 70), (8.1, 8.1, 8.1))
+    values = space.resample(pet, space.grid_of(truth))
+    monkeypatch.setattr(space, "FINER", 100)
+    straight = space.resample(pet, space.grid_of(truth))
+    error, straight_error = (np.sqrt(np.mean((v - truth.voxels) ** 2)) for v in (values, straight))
+    assert error < 0.5 * straight_error
+    bend, true_bend = (np.percentile(np.abs(np.diff(v, 2, axis=2)), 99.9) for v in (values, truth.voxels))
+    assert bend < 1.4 * true_bend
+    assert np.percentile(np.abs(np.diff(straight, 2, axis=2)), 99.9) > 2 * true_bend
+
+
+def bounds_of(voxels, index):
+    """Least and greatest of the voxels around points (n, 3) of indices i, j, k, which go on beyond the faces."""
+    low = np.floor(index).astype(int)
+    around = [
+        voxels[tuple(np.clip(low[:, n] + corner[n], 0, voxels.shape[2 - n] - 1) for n in (2, 1, 0))]
+        for corner in np.ndindex(2, 2, 2)
+    ]
+    return np.min(around, 0), np.max(around, 0)
+
+
+@pytest.mark.parametrize("slab", [1, 1 << 23])
+@pytest.mark.parametrize("size", [(7, 6, 5), (9, 8, 1), (1, 2, 3)])
+def test_cubics_stay_between_their_neighbours(monkeypatch, slab, size):
+    """Of noise, oblique and left-handed, through its faces and beyond; in slabs of one slice or in one."""
+    monkeypatch.setattr(space, "SLAB_POINTS", slab)
+    coarse = lattice(4, size, (5.0, 6.0, 8.0), left_handed=True)
+    coarse.voxels = np.random.default_rng(1).normal(0, 1000, size[::-1]).astype(np.float32)
+    fine = lattice(9, (40, 36, 30), (1.1, 1.2, 1.3))
+    grid = space.grid_of(fine)
+    values = space.resample(coarse, grid)
+    k, j, i = np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij")
+    to_index = np.linalg.inv(coarse.ijk_to_physical) @ grid.matrix
+    index = (np.stack([i, j, k, np.ones_like(i)], -1).reshape(-1, 4) @ to_index.T)[:, :3]
+    inside = ((index > -0.49) & (index < np.array(size) - 0.51)).all(1)
+    assert inside.sum() > 100
+    low, high = bounds_of(coarse.voxels, index)
+    found = values.ravel()
+    assert (found >= low - 0.1)[inside].all()
+    assert (found <= high + 0.1)[inside].all()
+    assert (inside & (index < 0).any(1)).any()
+
+
+def test_an_edge_of_thick_slices_does_not_ring():
+    """Bone beside air, 5 mm thick: flat on both sides and rising in between."""
+    voxels = np.full((16, 8, 8), -1000, np.int16)
+    voxels[8:] = 1500
+    matrix = np.diag([1.0, 1.0, 5.0, 1.0])
+    values = space.resample(Volume(voxels, matrix), space.Grid((8, 8, 300), np.diag([1.0, 1.0, 0.25, 1.0])))
+    line = values[:, 4, 4]
+    assert (line[: 7 * 20 + 1] == -1000).all()
+    assert (line[8 * 20 :] == 1500).all()
+    assert (np.diff(line) >= 0).all()
+    assert line[150] == pytest.approx(250, abs=5)
+
+
+def test_cubics_need_no_more_of_the_volume_than_is_taken():
+    """A small grid within a large volume of coarse voxels: as if nothing had been cut off."""
+    rng = np.random.default_rng(3)
+    coarse = Volume(rng.normal(0, 1000, (40, 40, 40)).astype(np.float32), np.diag([5.0, 5.0, 5.0, 1.0]))
+    matrix = np.diag([1.0, 1.0, 1.0, 1.0])
+    matrix[:3, 3] = 97.3
+    small = space.Grid((6, 6, 6), matrix)
+    assert space._crop(coarse, small, 0.0).voxels.size < 0.3 * coarse.voxels.size
+    matrix = matrix.copy()
+    matrix[:3, 3] -= 60
+    large = space.resample(coarse, space.Grid((126, 126, 126), matrix))[60:66, 60:66, 60:66]
+    assert np.abs(space.resample(coarse, small) - large).max() < 1
+
+
+def test_cancel_stops_the_cubics(monkeypatch):
+    monkeypatch.setattr(space, "SLAB_POINTS", 40 * 40)
+    coarse = Volume(np.random.default_rng(0).random((10, 10, 10), np.float32), np.diag([5.0, 5.0, 5.0, 1.0]))
+    done = []
+
+    def stop(part):
+        done.append(part)
+        if part > 0.5:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        space.resample(coarse, space.Grid((40, 40, 40), np.diag([1.2, 1.2, 1.2, 1.0])), stop)
+    assert max(done) < 0.6
