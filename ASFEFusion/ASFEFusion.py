@@ -8,7 +8,14 @@ import sys
 import qt
 import slicer
 import vtk
-from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLVolumeNode
+from slicer import (
+    vtkMRMLLinearTransformNode,
+    vtkMRMLMarkupsFiducialNode,
+    vtkMRMLMarkupsROINode,
+    vtkMRMLScalarVolumeNode,
+    vtkMRMLTransformNode,
+    vtkMRMLVolumeNode,
+)
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
@@ -87,14 +94,20 @@ class ASFEFusionParameterNode:
     secondVolume: vtkMRMLScalarVolumeNode
     outputVolume: vtkMRMLVolumeNode
     region: vtkMRMLMarkupsROINode
-    # The last result.
+    startTransform: vtkMRMLTransformNode
+    firstLandmarks: vtkMRMLMarkupsFiducialNode
+    secondLandmarks: vtkMRMLMarkupsFiducialNode
+    # The last results.
     fusedVolume: vtkMRMLVolumeNode
+    alignmentTransform: vtkMRMLLinearTransformNode
+    sideMarkers: vtkMRMLMarkupsFiducialNode
     firstModality: str = "automatic"
     secondModality: str = "automatic"
     firstWindow: str = "automatic"
     secondWindow: str = "automatic"
     alignment: str = "as-loaded"
     grid: str = "first"
+    plane: str = "automatic"
     colour: str = "automatic"
     functional: str = "automatic"
     device: str = "auto"
@@ -248,8 +261,9 @@ class ASFEFusionLogic(ScriptedLoadableModuleLogic):
 
     def finish(self, request, volume, report):
         """The fused volume as a node in the scene. Raises FusionError "node_gone" if an input or the output is gone."""
-        from ASFEFusionLib import scene
+        from ASFEFusionLib import aligned, scene
         from ASFEFusionLib.errors import FusionError
+        from ASFEFusionLib.settings import AS_LOADED
         from ASFEFusionPanel.watch import theWatch
 
         nodes = [slicer.mrmlScene.GetNodeByID(nodeID) for nodeID in request.nodeIDs]
@@ -257,10 +271,78 @@ class ASFEFusionLogic(ScriptedLoadableModuleLogic):
             raise FusionError("node_gone")
         notices = [{"code": n.code, "facts": n.facts, "text": str(n)} for n in request.relation.notices]
         report = {**report, "warnings": notices + report.get("warnings", [])}
-        output = nodes[2] if request.outputID else None
-        fused = scene.write_fused(volume, report, nodes[0], nodes[1], request.relation, output=output)
+        first, second = nodes[:2]
+        relation, output = request.relation, nodes[2] if request.outputID else None
+        transform = slicer.mrmlScene.GetNodeByID(request.knownID) if request.knownID else None
+        found = aligned.alignment_of(transform) or report.get("alignment")
+        if transform is not None:
+            known = {name: value for name, value in found.items() if name != "inputs"}
+            report |= {"alignment": known, "warnings": known["reasons"] + report["warnings"]}
+        elif found and found["search"] != AS_LOADED:
+            relation = scene.relate_anew(relation, first, aligned.laid(relation, found))
+        fused = scene.write_fused(volume, report, first, second, relation, output=output)
+        if transform is None:
+            transform = self._writeTransform(request, first, second, found)
+        fused.SetNodeReferenceID(aligned.TRANSFORM, transform.GetID() if transform else None)
         theWatch().followAnew()
         return fused
+
+    @staticmethod
+    def _writeTransform(request, first, second, alignment):
+        """The transform node of a search; None if there was none."""
+        from ASFEFusionLib import aligned
+        from ASFEFusionLib.settings import AS_LOADED
+
+        if not alignment or alignment["search"] == AS_LOADED:
+            return None
+        return aligned.write_transform(first, second, request.relation, alignment, request.inputs)
+
+    def align(self, firstVolume, secondVolume, alignment="rigid", progress=None, **settings):
+        """Where the second volume belongs on the first, blocking; nothing is moved. Returns a linear transform node.
+
+        `ASFEFusionLib.aligned.alignment_of(node)` says what was found: "trusted", "confidence", "reasons"...;
+        `applyAlignment(node)` puts the second volume under it.
+
+        :param alignment: "rigid" (within 30 degrees of how it lies), "rigid-any" (all orientations), "near".
+        :param settings: start, firstLandmarks, secondLandmarks: see `ASFEFusionPanel.choices.Choices`.
+        :raises ASFEFusionLib.errors.FusionError: the scene is as before.
+        """
+        request, report = self._look(firstVolume, secondVolume, progress, {**settings, "alignment": alignment})
+        return self.finishAlignment(request, report)
+
+    def checkAlignment(self, firstVolume, secondVolume, progress=None, **settings):
+        """Do the two lie right as they are? A dict with "trusted", "confidence", "reasons" and "verdict"; blocking."""
+        return self._look(firstVolume, secondVolume, progress, settings)[1]["alignment"]
+
+    def _look(self, firstVolume, secondVolume, progress, settings):
+        from ASFEFusionLib.alignment.place import look
+        from ASFEFusionPanel.choices import choicesFrom, makeRequest
+
+        request = makeRequest(firstVolume, secondVolume, None, choicesFrom(settings), fused=False)
+        job = request.job
+        told = (lambda fraction, step: progress(fraction, str(step))) if progress else None
+        return request, look(job.first, job.second, job.settings, told, displacement=job.displacement)[1].to_dict()
+
+    def finishAlignment(self, request, report):
+        """The transform node of a search; None where the volumes were only judged. Raises FusionError "node_gone"."""
+        from ASFEFusionLib.errors import FusionError
+
+        first, second = (slicer.mrmlScene.GetNodeByID(nodeID) for nodeID in (request.firstID, request.secondID))
+        if first is None or second is None:
+            raise FusionError("node_gone")
+        return self._writeTransform(request, first, second, report["alignment"])
+
+    def applyAlignment(self, transformNode):
+        """Puts the second volume of an alignment under its transform; `removeAlignment` puts it back."""
+        from ASFEFusionLib import aligned
+
+        aligned.apply(transformNode)
+
+    def removeAlignment(self, transformNode):
+        """Puts the second volume of an alignment back under the transform that was above it before."""
+        from ASFEFusionLib import aligned
+
+        aligned.remove(transformNode)
 
     @property
     def runner(self):

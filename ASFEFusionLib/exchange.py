@@ -37,12 +37,13 @@ MAPPED = None if os.name == "nt" else "r"
 
 @dataclass
 class Job:
-    """What `fusion.fuse` is called with."""
+    """What `fusion.fuse` is called with; or, with `fused` False, `alignment.place.look`, for the alignment alone."""
 
     first: Volume
     second: Volume
     settings: FusionSettings
     displacement: Displacement | None = None
+    fused: bool = True
 
 
 def make_folder(parent: str | os.PathLike) -> str:
@@ -76,8 +77,7 @@ def send(job: Job, folder: str | os.PathLike) -> Iterator[int]:
     Voxels may be views of any layout. Raises FusionError "exchange_failed" (disk full, not writable), "voxels_unusable"
     (Python objects); what is written by then stays, to be removed with the folder.
     """
-    parts = {"first": job.first, "second": job.second, "settings": job.settings, "displacement": job.displacement}
-    yield from _write(Path(folder), "job", parts)
+    yield from _write(Path(folder), "job", {field.name: getattr(job, field.name) for field in fields(job)})
 
 
 def receive(folder: str | os.PathLike) -> Job:
@@ -92,22 +92,23 @@ def receive(folder: str | os.PathLike) -> Job:
         Volume(**parts["second"]),
         FusionSettings(**parts["settings"]),
         None if bent is None else Displacement(**bent),
+        parts["fused"],
     )
 
 
-def send_result(folder: str | os.PathLike, volume: Volume, report: FusionReport) -> Iterator[int]:
+def send_result(folder: str | os.PathLike, volume: Volume | None, report: FusionReport) -> Iterator[int]:
     """Writes a result into `folder`, piece by piece as `send` does, and raises the same."""
     yield from _write(Path(folder), "result", {"volume": volume, "report": report.to_dict()})
 
 
-def receive_result(folder: str | os.PathLike) -> tuple[Volume, dict[str, Any]]:
-    """The fused volume, its voxels read-only, and `FusionReport.to_dict()`.
+def receive_result(folder: str | os.PathLike) -> tuple[Volume | None, dict[str, Any]]:
+    """The fused volume (None: nothing was fused), its voxels read-only, and `FusionReport.to_dict()`.
 
     The files may be removed at once: the voxels stay. Raises OSError, ValueError, KeyError or TypeError for damaged
     files.
     """
     parts = _read(Path(folder), "result")
-    return Volume(**parts["volume"]), parts["report"]
+    return parts["volume"] and Volume(**parts["volume"]), parts["report"]
 
 
 def plain(value: object) -> Any:

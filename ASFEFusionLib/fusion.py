@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from . import __version__, colour, intensity, space
+from . import __version__, colour, intensity, planes, space
+from .alignment.place import place_second
 from .engine import Engine, cpu_threads
 from .errors import FusionError
 from .progress import Progress, Run
-from .settings import TRAINED, FusionReport, FusionSettings, Notice, Step
+from .settings import TRAINED, FusionReport, FusionSettings, Notice, Step, remarks
 from .volume import Volume, check_geometry, check_voxels
 
 PLACES = ("first", "second")
@@ -41,6 +42,8 @@ def fuse(
     or RGB of 8 bits. They stay as they are. `settings`: see `FusionSettings`.
     The result is int16 from 0 to 1000 without units (derived: not for quantitation); uint8 RGB with a colour map;
     uint8 for two pictures of 8 or 16 bits, in the first one's own colour if it has one.
+    The second volume is searched a place first if `settings.align` says so; else the two are judged as they lie, which
+    takes a second or two, and a doubt is among the report's warnings.
     `progress(fraction, step)` is called at least once a second (`str(step)` says in English what it is at);
     `cancelled()` is asked as often, within a batch too. Both are called from the caller's own thread.
     `displacement`: where the points of the first volume's space lie in that of the second, if not at the same place.
@@ -76,11 +79,14 @@ def _fuse(
     with run.stage("network", 0.04, 0.08, Step("weights")):
         engine = run.aside(lambda _: Engine(settings.weights, settings.device))
     report.device, report.weights_name, report.weights_sha256 = engine.device, engine.weights_name, engine.weights_hash
+    moved = place_second(run, (sources[0].volume, sources[1].volume), settings, displacement, report)
+    sources[1].volume, pair[1] = moved, replace(pair[1], ijk_to_physical=moved.ijk_to_physical)
 
     displacements = (None, displacement)
     with run.stage("space", 0.08, 0.1, Step("space")):
-        whole, grid, inner = _place(pair, settings, displacement, report)
-        covers = tuple(space.coverage(s.volume, whole, d) for s, d in zip(sources, displacements, strict=True))
+        ground = _ground(pair, settings, displacement, report)
+        grid, inner = ground.seen, ground.inner
+        covers = tuple(space.coverage(s.volume, ground.whole, d) for s, d in zip(sources, displacements, strict=True))
         report.overlap = space.overlap(sources[0].volume, sources[1].volume, covers, run.tick)
     if report.overlap == 0:
         raise FusionError("no_overlap", first=sources[0].name, second=sources[1].name)
@@ -99,23 +105,38 @@ def _fuse(
         if space.overlap(sources[0].volume, sources[1].volume, covers) == 0:
             report.warnings.append(Notice("region_alone"))
     with cpu_threads(settings.threads):
-        voxels = _fuse_slices(run, engine, sources, paint, result_type(first, second))
+        voxels = _fuse_slices(run, engine, sources, paint, scalar_type=result_type(first, second), order=ground.order)
     if inner is not None:
-        voxels, grid = np.ascontiguousarray(voxels[inner]), space.cut_out(grid, inner)
+        voxels = voxels[inner]
+    voxels = np.ascontiguousarray(space.turned_voxels(voxels, np.argsort(ground.order)))
     report.seconds = {name: round(seconds, 4) for name, seconds in run.seconds.items()}
     name = f"{sources[0].name} + {sources[1].name} fused, not for quantitation"
-    result = Volume(voxels, grid.matrix.copy(), name=name, two_d=first.two_d, note=FILE_NOTE)
+    result = Volume(voxels, ground.result.matrix.copy(), name=name, two_d=first.two_d, note=FILE_NOTE)
     run.last(1.0, Step("done"))
     return result, report
 
 
-def _place(
-    pair: list[Volume], settings: FusionSettings, displacement: space.Displacement | None, report: FusionReport
-) -> tuple[space.Grid, space.Grid, tuple[slice, slice, slice] | None]:
-    """The grid on which the overlap is judged, the one to fuse on, and the part of that which is the result (or None).
+@dataclass
+class _Ground:
+    """Where the work is done.
 
-    The two differ for a region of interest and for a lattice: what those leave out still tells how the volumes meet.
+    `result`: the grid of the result. `whole`: the one on which the overlap is judged; it differs for a region of
+    interest and for a lattice: what those leave out still tells how the volumes meet. `seen`: the one that the network
+    works on, its slices along the last axis; `order`: which axes of the result's grid its axes are. `inner`: the part
+    of it that is the result, or None for all.
     """
+
+    result: space.Grid
+    whole: space.Grid
+    seen: space.Grid
+    order: tuple[int, int, int]
+    inner: tuple[slice, slice, slice] | None = None
+
+
+def _ground(
+    pair: list[Volume], settings: FusionSettings, displacement: space.Displacement | None, report: FusionReport
+) -> _Ground:
+    """The grids of this run; that of the result goes into the report. Raises FusionError."""
     bent = displacement is not None
     if bent and settings.grid == "second" and settings.lattice is None:
         raise FusionError("grid_bent", name=pair[1].name)
@@ -125,6 +146,11 @@ def _place(
     if settings.lattice is not None:
         size, matrix = settings.lattice
         grid, name = space.Grid(size, np.array(matrix)), "lattice"
+    axis = planes.slice_axis(grid, settings.plane, pair)
+    doubt = planes.doubt(grid, axis, settings.plane)
+    report.warnings.extend([doubt] if doubt else [])
+    order = planes.order_of(grid, axis)
+    grid = space.turned(grid, order)
     inner = None
     result = grid
     if settings.region is not None:
@@ -135,16 +161,20 @@ def _place(
         result, grid = space.cut_out(grid, part), space.cut_out(grid, around)
         inner = tuple(slice(p.start - a.start, p.stop - a.start) for p, a in zip(part, around, strict=True))
     space.check_size(grid)
+    report.warnings.extend(large(grid))
     check_geometry(grid.matrix, pair[0].name)
     if np.prod(whole.size, dtype=float) > space.MOST_VOXELS:
         whole = space.grid_of(pair[0])
+    result = space.turned(result, np.argsort(order))
     report.grid = {
         "name": name,
         "size": list(result.size),
         "spacing": result.spacing.tolist(),
         "ijk_to_physical": result.matrix.tolist(),
+        "plane": planes.name_of(result, axis),
+        "slice_axis": "ijk"[axis],
     }
-    return whole, grid, inner
+    return _Ground(result, whole, grid, order, inner)
 
 
 def result_type(first: Volume, second: Volume) -> type:
@@ -153,10 +183,17 @@ def result_type(first: Volume, second: Volume) -> type:
     return np.uint8 if pictures else np.int16
 
 
+def large(grid: space.Grid) -> list[Notice]:
+    """A notice of what a fusion on the grid needs, if that is much; else none. To be said before the work begins."""
+    if space.memory_needed(grid) <= space.LARGE:
+        return []
+    return [Notice("grid_large", space.memory_facts(grid))]
+
+
 def result_like(first: Volume, second: Volume, settings: FusionSettings) -> Volume:
     """A volume of the size, place and voxel type that the fused one will have, without memory of its own.
 
-    For checks before the work. Raises FusionError "grid_too_large".
+    For checks before the work. Raises FusionError "grid_too_large", "grid_memory".
     """
     grid = space.choose_grid(first, second, settings.grid)
     space.check_size(grid)
@@ -223,6 +260,7 @@ def _source(volume: Volume, place: str, settings: FusionSettings, report: Fusion
     partner = report.modalities["second" if place == "first" else "first"]
     window = getattr(settings, f"window_{place}")
     eight_bit, chroma = intensity.eight_bit(volume), None
+    report.warnings.extend(remarks(volume))
     report.checksums[place] = zlib.crc32(np.ascontiguousarray(volume.voxels))
     if volume.rgb:
         chroma = colour.chroma(volume.voxels[0] / np.float32(255))
@@ -274,14 +312,25 @@ def _paint(sources: list[_Source], settings: FusionSettings, report: FusionRepor
 
 
 def _fuse_slices(
-    run: Run, engine: Engine, sources: list[_Source], paint: _Paint | None, scalar_type: type
+    run: Run,
+    engine: Engine,
+    sources: list[_Source],
+    paint: _Paint | None,
+    *,
+    scalar_type: type,
+    order: tuple[int, int, int],
 ) -> np.ndarray:
-    """The resampled values, batch by batch, through windows, network and colour into the result's voxels."""
+    """The resampled values, batch by batch, through windows, network and colour into the result's voxels.
+
+    They are a view (k, j, i) of the grid that the network works on; the memory is in the order of the result's axes, so
+    that turning them back needs no copy.
+    """
     grid = sources[0].cover.grid
     count, height, width = grid.shape
     in_colour = paint is not None or sources[0].chroma is not None
-    shape = (*grid.shape, 3) if in_colour else grid.shape
-    voxels = np.zeros(shape, np.uint8 if in_colour else scalar_type)
+    shape = space.turned(grid, np.argsort(order)).shape
+    voxels = np.zeros((*shape, 3) if in_colour else shape, np.uint8 if in_colour else scalar_type)
+    voxels = space.turned_voxels(voxels, order)
     scale = 255 if scalar_type == np.uint8 else SCALE
     batch = engine.batch(height, width)
     for start in range(0, count, batch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .intensity import Window
@@ -60,12 +62,17 @@ def _picture(volume: Volume, window: Window, plane: Grid, axis: int) -> np.ndarr
 
 
 def preview(
-    columns: list[tuple[str, Volume, Window]], grid: Volume | None = None, at: np.ndarray | None = None
+    columns: list[tuple[str, Volume, Window]],
+    grid: Volume | None = None,
+    at: np.ndarray | None = None,
+    rights: Sequence[np.ndarray] = (),
 ) -> np.ndarray:
     """(rows, columns, 3) uint8 RGB: one column a (caption, volume, window), one row a plane; of RGB 0 to 255 is shown.
 
     `grid`: the volume whose lattice and field of view are shown (default: the last column's). `at`: the point (LPS, mm)
     through which the planes go; default: the middle of what is bright in the last column. 2-D pictures: one row.
+    `rights`: for each column the direction (3,) LPS to the right of the patient by the volume's own header, which is
+    marked with an R, and the other side with an L.
     """
     shown = grid or columns[-1][1]
     upright = _upright(grid_of(shown))
@@ -78,7 +85,10 @@ def preview(
     for axis in [2] if two_d else [2, 1, 0]:
         plane = _plane(upright, axis, at)
         rows.append([_picture(volume, window, plane, axis) for _, volume, window in columns])
-    return _montage(rows, [caption for caption, _, _ in columns])
+    # Which way the patient's right is in the picture: 1 to its right edge, -1 to its left, 0 neither.
+    across = upright.matrix[:3, 0] / upright.spacing[0]
+    sides = [int(np.rint(np.clip(right @ across, -1, 1))) for right in rights]
+    return _montage(rows, [caption for caption, _, _ in columns], [] if two_d else sides)
 
 
 def _middle(volume: Volume) -> np.ndarray:
@@ -93,28 +103,32 @@ def _middle(volume: Volume) -> np.ndarray:
     return (volume.ijk_to_physical @ [*centre, 1])[:3]
 
 
-def _montage(rows: list[list[np.ndarray]], captions: list[str]) -> np.ndarray:
+def _montage(rows: list[list[np.ndarray]], captions: list[str], sides: list[int]) -> np.ndarray:
     width = max(p.shape[1] for row in rows for p in row)
     heights = [max(p.shape[0] for p in row) for row in rows]
     canvas = np.full((CAPTION + sum(heights) + GAP * len(rows), (width + GAP) * len(captions) + GAP, 3), 30, np.uint8)
-    top = CAPTION
-    for row, height in zip(rows, heights, strict=True):
+    top, marks = CAPTION, []
+    for n_row, (row, height) in enumerate(zip(rows, heights, strict=True)):
         for n, picture in enumerate(row):
             left = GAP + n * (width + GAP) + (width - picture.shape[1]) // 2
             canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+            if n_row < 2 and n < len(sides) and sides[n]:  # the last row looks from the side
+                ends = [(left + 4, top + 4), (left + picture.shape[1] - 10, top + 4)][:: sides[n]]
+                marks += [(*ends[0], "L"), (*ends[1], "R")]
         top += height + GAP
-    _write_captions(canvas, [GAP + n * (width + GAP) for n in range(len(captions))], captions)
+    marks += [(GAP + n * (width + GAP), 3, caption) for n, caption in enumerate(captions)]
+    _write(canvas, marks)
     return canvas
 
 
-def _write_captions(canvas: np.ndarray, lefts: list[int], captions: list[str]) -> None:
-    """Draws the captions where Pillow is there; Slicer may lack it, and the picture is whole without them."""
+def _write(canvas: np.ndarray, texts: list[tuple[int, int, str]]) -> None:
+    """Draws texts (column, row, text) where Pillow is there; Slicer may lack it, the picture is whole without."""
     try:
         from PIL import Image, ImageDraw
     except ImportError:
         return
     image = Image.fromarray(canvas)
     draw = ImageDraw.Draw(image)
-    for left, caption in zip(lefts, captions, strict=True):
-        draw.text((left, 3), caption, fill=(230, 230, 230))
+    for left, top, text in texts:
+        draw.text((left, top), text, fill=(230, 230, 230))
     canvas[:] = np.asarray(image)

@@ -26,6 +26,7 @@ class Run:
         self.seconds: dict[str, float] = {}
         self.said = 0.0
         self.span, self.message, self.part = (0.0, 0.0), Step("values"), 0.0
+        self.gap = (0.0, 0.0)  # after so much of the whole, so much was inserted
 
     @contextmanager
     def stage(self, name: str, start: float, stop: float, message: Step) -> Iterator[None]:
@@ -35,6 +36,15 @@ class Run:
         self.tick(0.0)
         yield
         self.tick(1.0)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+    @contextmanager
+    def inserted(self, name: str, share: float) -> Iterator[Progress | None]:
+        """A stage that takes `share` of the whole and reports for itself, 0 to 1; all that follows moves on by it."""
+        start = self.span[1]
+        began = time.perf_counter()
+        yield None if self.progress is None else lambda part, step: self.progress(start + share * part, step)
+        self.gap = (start, share)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
     def tick(self, part: float) -> None:
@@ -86,5 +96,8 @@ class Run:
     def last(self, fraction: float, message: Step) -> None:
         """Says so in any case."""
         self.said = time.monotonic()
+        start, share = self.gap
+        if share:
+            fraction = start + share + (1 - start - share) * (fraction - start) / (1 - start)
         if self.progress is not None:
             self.progress(min(1.0, fraction), message)

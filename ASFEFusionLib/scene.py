@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -163,18 +163,23 @@ class Relation:
     """Where the second node's space lies in the first's, at one moment.
 
     `matrix`: 4 x 4, points of the second's own space to the first's (LPS mm); None if the transform is bent.
-    `probe`: see `probe_between`. `first_matrix`, `parent`: the first node's own 4 x 4 (ijk to LPS mm) and the ID of its
-    parent transform, under which the fused one belongs. `bent`: see `_bent_content`. `displacement`: for a bent
-    transform, see `space.Displacement`. `notices`: what is doubtful.
+    `probe`: see `probe_between`. `first_size`, `first_matrix`, `second_matrix`: the first node's (i, j, k) and the own
+    4 x 4 of both (ijk to LPS mm). `parent`: the ID of the first one's parent transform, under which the fused one
+    belongs. `bent`: see `_bent_content`. `displacement`: for a bent transform, see `space.Displacement`. `notices`:
+    what is doubtful. `others`: more places of the second in which the fused one is not out of date, each a probe and
+    what is bent: where a given transform or an alignment lays it.
     """
 
     matrix: np.ndarray | None
     probe: np.ndarray
+    first_size: tuple[int, int, int]
     first_matrix: np.ndarray
+    second_matrix: np.ndarray
     parent: str | None
     bent: list[int]
     displacement: Displacement | None = None
     notices: list[Notice] = field(default_factory=list)
+    others: list[tuple[np.ndarray, list[int]]] = field(default_factory=list)
 
     def place(self, second: Volume) -> Volume:
         """The second volume, placed in the first one's space (as it is for a bent transform: `displacement` says)."""
@@ -183,20 +188,38 @@ class Relation:
         return Volume(**{**vars(second), "ijk_to_physical": self.matrix @ second.ijk_to_physical})
 
 
-def relate(first: slicer.vtkMRMLVolumeNode, second: slicer.vtkMRMLVolumeNode) -> Relation:
-    """The transform between the two nodes' parents as it is now. Raises FusionError "transform_singular"."""
-    check_transforms(first, second)
-    parents = second.GetParentTransformNode(), first.GetParentTransformNode()
+def relate(
+    first: slicer.vtkMRMLVolumeNode,
+    second: slicer.vtkMRMLVolumeNode,
+    given: slicer.vtkMRMLTransformNode | None = None,
+) -> Relation:
+    """The transform between the two nodes' parents as it is now; `given`: a node to take for the second's parent.
+
+    Raises FusionError "transform_singular".
+    """
+    check_transforms(first, second, given)
+    parents = given or second.GetParentTransformNode(), first.GetParentTransformNode()
     box = read_volume(first)
-    moment = probe_between(first, second), box.ijk_to_physical, first.GetTransformNodeID(), _bent_content(first, second)
-    if _linear(*parents):
-        matrix = vtk.vtkMatrix4x4()
-        slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(*parents, matrix)
-        between = LPS @ _array(matrix) @ LPS
-        return Relation(between, *moment)
+    sizes = box.size_ijk, box.ijk_to_physical, read_volume(second).ijk_to_physical
+    moment = probe_between(first, second), *sizes, first.GetTransformNodeID(), _bent_content(first, second)
+    others = []
+    if given is not None:
+        others.append((probe_between(first, second, parent=given), _bent_content(first, None, given)))
+    matrix = matrix_between(*parents)
+    if matrix is not None:
+        return Relation(LPS @ matrix @ LPS, *moment, others=others)
     displacement, error = bent.sample(_between(parents[1], parents[0]), grid_of(box))
     notices = [Notice("transform_rough", {"millimetres": round(error, 1)})] if error > 2 * bent.MOST_ERROR else []
-    return Relation(None, *moment, displacement, notices)
+    return Relation(None, *moment, displacement, notices, others)
+
+
+def relate_anew(relation: Relation, first: slicer.vtkMRMLVolumeNode, matrix: np.ndarray) -> Relation:
+    """The relation with the second laid by `matrix` (4 x 4, its own space to the first's, LPS mm) instead."""
+    to_index = np.linalg.inv(matrix @ relation.second_matrix)
+    probe = _probe_points(relation.first_size) @ (to_index @ relation.first_matrix).T
+    # It is then under the first one's parent too.
+    place = probe[:, :3], _bent_content(first, first)
+    return replace(relation, matrix=matrix, displacement=None, notices=[], others=[*relation.others, place])
 
 
 def probe_between(
@@ -204,11 +227,13 @@ def probe_between(
     target: slicer.vtkMRMLVolumeNode,
     flip_source: bool = False,
     flip_target: bool = False,
+    parent: slicer.vtkMRMLTransformNode | None = None,
 ) -> np.ndarray:
     """(64, 3): where points all over the source's voxels lie among the target's, in the target's (i, j, k).
 
     It changes with the transforms between the two and with either's own geometry, and with nothing that moves both.
-    `flip_source`, `flip_target`: its slices are counted from the other end (see `_left_handed`).
+    `flip_source`, `flip_target`: its slices are counted from the other end (see `_left_handed`). `parent`: taken for
+    that of the target.
     """
     image = source.GetImageData()
     size = image.GetDimensions() if image else (1, 1, 1)
@@ -219,7 +244,7 @@ def probe_between(
     source.GetIJKToRASMatrix(own)
     target.GetRASToIJKMatrix(other)
     points = (index @ _array(own).T)[:, :3]
-    between = _between(source.GetParentTransformNode(), target.GetParentTransformNode())
+    between = _between(source.GetParentTransformNode(), parent or target.GetParentTransformNode())
     moved = np.array([[*between.TransformPoint(point), 1.0] for point in points])
     found = (moved @ _array(other).T)[:, :3]
     if flip_target and target.GetImageData() is not None:
@@ -232,11 +257,18 @@ def _probe_points(size: tuple[int, int, int]) -> np.ndarray:
     return np.array([[*point, 1.0] for point in product(*(np.linspace(0, max(n - 1, 1), 4) for n in size))])
 
 
-def _bent_content(first: slicer.vtkMRMLVolumeNode, second: slicer.vtkMRMLVolumeNode) -> list[int]:
-    """Checksums of what bends the space of the two: a local change may pass between the points of a probe."""
+def _bent_content(
+    first: slicer.vtkMRMLVolumeNode,
+    second: slicer.vtkMRMLVolumeNode | None,
+    parent: slicer.vtkMRMLTransformNode | None = None,
+) -> list[int]:
+    """Checksums of what bends the space of the two: a local change may pass between the points of a probe.
+
+    `parent`: that of the second, if it is not given.
+    """
     found = []
-    for volume in (first, second):
-        node = volume.GetParentTransformNode()
+    for above in (first.GetParentTransformNode(), second.GetParentTransformNode() if second else parent):
+        node = above
         while node is not None:
             if not node.IsLinear():
                 found += bent.content(node.GetTransformToParent())
@@ -244,9 +276,14 @@ def _bent_content(first: slicer.vtkMRMLVolumeNode, second: slicer.vtkMRMLVolumeN
     return found
 
 
-def check_transforms(first: slicer.vtkMRMLVolumeNode, second: slicer.vtkMRMLVolumeNode) -> None:
-    """Raise FusionError "transform_singular" if a transform above one of the two flattens space."""
-    if not all(_invertible(node.GetParentTransformNode()) for node in (first, second)):
+def check_transforms(
+    first: slicer.vtkMRMLVolumeNode,
+    second: slicer.vtkMRMLVolumeNode,
+    given: slicer.vtkMRMLTransformNode | None = None,
+) -> None:
+    """Raise FusionError "transform_singular" if a transform above one of the two, or `given`, flattens space."""
+    parents = first.GetParentTransformNode(), given or second.GetParentTransformNode()
+    if not all(_invertible(node) for node in parents):
         raise FusionError("transform_singular", first=first.GetName(), second=second.GetName())
 
 
@@ -274,6 +311,15 @@ def overlap_share(first: slicer.vtkMRMLVolumeNode, second: slicer.vtkMRMLVolumeN
     found = (np.c_[points, np.ones(len(points))] @ np.linalg.inv(boxes[1].matrix).T)[:, :3]
     inside = ((found > -0.5) & (found < np.array(boxes[1].size) - 0.5)).all(1)
     return float(min(1.0, inside.mean() * boxes[0].extent / min(boxes[0].extent, extent)))
+
+
+def matrix_between(source: Any, target: Any) -> np.ndarray | None:
+    """4 x 4, points under the transform node `source` to those under `target` (RAS mm; None: world); None: bent."""
+    if not _linear(source, target):
+        return None
+    matrix = vtk.vtkMatrix4x4()
+    slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(source, target, matrix)
+    return _array(matrix)
 
 
 def _linear(source: Any, target: Any) -> bool:
@@ -454,12 +500,14 @@ def write_fused(
     node.SetNodeReferenceID(SECOND, second.GetID())
     inputs = {"first": first.GetName(), "second": second.GetName()}
     node.SetAttribute(MARK, "1")
-    node.SetAttribute(REPORT, json.dumps({**report, "inputs": inputs}))
+    set_report(node, {**report, "inputs": inputs})
     index = np.linalg.inv(relation.first_matrix) @ volume.ijk_to_physical
-    probes = {"second": relation.probe, "first": (_probe_points(volume.size_ijk) @ index.T)[:, :3]}
-    state = {name: np.round(probe, 4).tolist() for name, probe in probes.items()}
+    places = [(relation.probe, relation.bent), *relation.others]
+    state = {
+        "first": np.round((_probe_points(volume.size_ijk) @ index.T)[:, :3], 4).tolist(),
+        "second": [{"probe": np.round(probe, 4).tolist(), "bent": found} for probe, found in places],
+    }
     state["left_handed"] = {"first": _left_handed(first), "second": _left_handed(second), "fused": _left_handed(node)}
-    state["bent"] = relation.bent
     node.SetAttribute(RELATION, json.dumps(state))
     node.SetDescription(EXPORT_NOTE)
     node.RemoveAttribute(STALE)
@@ -529,6 +577,11 @@ def report_of(node: slicer.vtkMRMLVolumeNode) -> dict[str, Any]:
     return report if isinstance(report, dict) else {}
 
 
+def set_report(node: slicer.vtkMRMLVolumeNode, report: dict[str, Any]) -> None:
+    """What `report_of` is to give."""
+    node.SetAttribute(REPORT, json.dumps(report))
+
+
 # Checksums of voxels by node: counting 100 MB anew takes a tenth of a second.
 _checksums: dict[str, tuple[tuple, int]] = {}
 
@@ -565,8 +618,9 @@ def _difference(node: Any, first: Any, second: Any, state: dict, checksums: dict
     """What differs from the state at the fusion."""
     volumes = {"first": first, "second": second, "fused": node}
     flips = {name: state["left_handed"][name] and not _left_handed(volume) for name, volume in volumes.items()}
-    moved = _moved(state["second"], probe_between(first, second, flips["first"], flips["second"]))
-    if moved or state["bent"] != _bent_content(first, second):
+    probe = probe_between(first, second, flips["first"], flips["second"])
+    found = _bent_content(first, second)
+    if all(_moved(place["probe"], probe) or place["bent"] != found for place in state["second"]):
         return "transform_changed"
     if _moved(state["first"], probe_between(node, first, flips["fused"], flips["first"])):
         return "fused_moved"

@@ -11,8 +11,14 @@ import numpy as np
 from .colour import check_colour
 from .errors import STEPS, WARNINGS, FusionError
 from .intensity import check_window
+from .volume import Volume
 
 GRIDS = ("first", "second", "finest")
+# How the second volume is laid on the first: as it is, or searched; see `alignment.align` for the words of a search.
+AS_LOADED = "as-loaded"
+ALIGNMENTS = (AS_LOADED, "rigid", "rigid-any", "near")
+# The slices that the network sees; the first: as suits grid and volumes, see `planes.slice_axis`.
+PLANES = ("automatic", "axial", "coronal", "sagittal")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 # What the shipped weights were trained on; and what is fused too, but with a warning: ultrasound, X-ray angiography and
 # cone-beam CT (whose grey values are not HU).
@@ -39,6 +45,11 @@ class FusionSettings:
     `allow_blank`: 8-bit pictures of one value are fused too (the empty slices of a stack) and not refused.
     `region`: (n, 3) points in LPS mm of the first volume's space: the result is the part of the grid that their
     bounding box along the grid's axes covers; None: all of it.
+    `align`: "as-loaded" (the volumes lie as they should), or a search for the rigid pose of the second volume: "rigid"
+    (within 30 degrees of how it lies), "rigid-any" (all orientations; never trusted by itself), "near" (refines how it
+    lies). `check`: volumes as loaded are judged, and a warning says if they look misaligned.
+    `plane`: the slices in which the network sees the volumes: "axial", "coronal", "sagittal" (as near as the grid's own
+    axes come to it), or "automatic": see `planes.slice_axis`. The result's grid is the same in any case.
     `lattice`: a grid of its own instead of `grid`: (size (i, j, k), 4 x 4 matrix from (i, j, k, 1) to LPS mm); None.
     """
 
@@ -55,10 +66,15 @@ class FusionSettings:
     allow_blank: bool = False
     region: Any = None
     lattice: Any = None
+    align: str = AS_LOADED
+    check: bool = True
+    plane: str = "automatic"
 
     def __post_init__(self) -> None:
         _choice("grid", self.grid, GRIDS)
         _choice("device", self.device, DEVICES)
+        _choice("plane", self.plane, PLANES)
+        _choice("align", self.align, ALIGNMENTS)
         _choice("functional", self.functional, ("first", "second", None))
         for name in ("modality_first", "modality_second"):
             _choice(name, getattr(self, name), (*MODALITIES, None))
@@ -132,13 +148,23 @@ class Notice:
         return WARNINGS[self.code].format(**self.facts)
 
 
+def remarks(volume: Volume) -> list[Notice]:
+    """What is to be said of how the volume was read."""
+    return [Notice(code, {"name": volume.name, **facts}) for code, facts in volume.notices]
+
+
 @dataclass
 class FusionReport:
     """What was done.
 
-    `grid`: name, size (i, j, k), spacing (mm), ijk_to_physical (LPS, mm). `windows`: for "first" and "second" the low
-    and high value (the volume's units) and where they come from. `overlap`: common volume in space over that of the
-    smaller of the two. `seconds`: by stage. `colour`: the map (name or table) and which volume has it, or None.
+    `grid`: name, size (i, j, k), spacing (mm), ijk_to_physical (LPS, mm), the anatomical plane nearest to the slices
+    that the network saw (`plane`) and the grid's axis across them (`slice_axis`: "i", "j" or "k"). `windows`: for
+    "first" and "second" the low and high value (the volume's units) and where they come from. `overlap`: common volume
+    in space over that of the smaller of the two. `seconds`: by stage. `colour`: the map (name or table) and which
+    volume has it, or None.
+    `alignment`: `alignment.Alignment.to_dict()`, of which volumes that were judged as loaded have `search`, `matrix`
+    (identity), `trusted`, `confidence`, `reasons` and `verdict`; None: not judged. Its matrix takes points of the first
+    volume to points of the second as it was given, LPS mm.
     """
 
     grid: dict[str, Any] = field(default_factory=dict)
@@ -149,6 +175,7 @@ class FusionReport:
     weights_name: str = ""
     weights_sha256: str = ""
     colour: dict[str, Any] | None = None
+    alignment: dict[str, Any] | None = None
     displacement: float | None = None
     checksums: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)

@@ -178,6 +178,7 @@ class Worker:
 
     def fuse(self, identity: object, folder: str) -> None:
         """Raises Cancelled, FusionError, and whatever damaged files and libraries raise."""
+        from .alignment.place import look
         from .errors import Cancelled
         from .exchange import receive, send_result
         from .fusion import fuse
@@ -195,7 +196,8 @@ class Worker:
             raise Cancelled
         job = receive(folder)
         settings = replace(job.settings, threads=min(job.settings.threads or self.threads, self.threads))
-        volume, report = fuse(job.first, job.second, settings, progress, cancelled, displacement=job.displacement)
+        work = fuse if job.fused else look
+        volume, report = work(job.first, job.second, settings, progress, cancelled, displacement=job.displacement)
         for _ in send_result(folder, volume, report):
             if cancelled():
                 raise Cancelled

@@ -12,11 +12,12 @@ import SimpleITK as sitk
 from ASFEFusionLib import files
 from ASFEFusionLib.alignment import align, check, landmarks, pose, transforms
 from ASFEFusionLib.alignment.levels import find_body, levels, shrink
+from ASFEFusionLib.alignment.search import Comparison, no_limit
 from ASFEFusionLib.alignment.similarity import nmi
 from ASFEFusionLib.alignment.starts import MOST_TURN, axis_turns, ball, near_header
 from ASFEFusionLib.commands import align as command
 from ASFEFusionLib.errors import Cancelled, FusionError
-from ASFEFusionLib.phantom import HEAD_CENTRE
+from ASFEFusionLib.phantom import HEAD_CENTRE, head
 from ASFEFusionLib.volume import Volume, to_sitk
 
 MOTION = pose.about(np.array(HEAD_CENTRE), pose.rotation(np.radians([9.0, -12, 14])), np.array([18.0, -14, 11]))
@@ -256,6 +257,17 @@ def test_starts_lie_about_the_orientation_that_is_given(heads):
 def test_similarity_of_the_same_and_of_nothing():
     same, none = np.diag([3.0, 4, 5]), np.ones((3, 3))
     assert nmi(np.stack([same, none, np.zeros((3, 3))])) == pytest.approx([1, 0, 0], abs=1e-9)
+
+
+def test_a_refinement_goes_on_to_the_top():
+    """From 6 mm and 8 degrees off, at one level: a turn and a shift that make up for each other are no end."""
+    comparison = Comparison(levels(head("PET")), levels(head("MR")), seed=3)
+    for seed in range(100, 112):
+        turn, shift = np.random.default_rng(seed).normal(size=(2, 3))
+        turn, shift = np.radians(8) * turn / np.linalg.norm(turn), 6 * shift / np.linalg.norm(shift)
+        start = pose.about(np.array(HEAD_CENTRE), pose.rotation(turn), shift)
+        found = comparison.refine(start, 1, 3.0, 0.8, no_limit)
+        assert body_error(found.matrix, np.eye(4)) < 1.5, seed
 
 
 def test_the_body_is_more_than_the_hot_organs(heads):

@@ -34,6 +34,7 @@ def test_a_job_arrives_as_it_was_sent(tmp_path, dtype):
     rng = np.random.default_rng(1)
     first = Volume(awkward(dtype), rng.normal(size=(4, 4)) / 3, "MR", None, "Köpf\udce4", dtype == "rgb", "a note")
     second = Volume(np.zeros((0, 2, 3), np.int8), np.diag([-0.0, 1e-300, 1e300, 1]), "CT", "HU")
+    second.notices.append(["dicom_straightened", {"degrees": 13.5}])
     bent = Displacement(rng.normal(size=(20, 30, 40, 3)).astype(np.float32), np.diag([1, 2, 3, 1.0]))
     table = np.linspace(0, 1, 9, dtype=np.float32).reshape(3, 3)
     settings = FusionSettings(window_first=(-1 / 3, np.float64(0.1)), colour=table, region=rng.normal(size=(99, 3)))

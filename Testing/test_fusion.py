@@ -135,7 +135,7 @@ def test_report(heads):
     assert values["windows"]["first"]["low"] == -160
     assert values["windows"]["second"]["units"] == "SUV"
     assert values["colour"] == {"map": "hot", "volume": "second"}
-    assert set(values["seconds"]) == {"windows", "network", "space", "resample", "fuse", "colour"}
+    assert set(values["seconds"]) == {"windows", "network", "alignment", "space", "resample", "fuse", "colour"}
     assert "not for quantitation" in values["note"]
     assert values["warnings"] == []
 

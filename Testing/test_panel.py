@@ -367,3 +367,26 @@ def stage_path():
     from stage import MODULE
 
     return MODULE
+
+
+def test_the_plane_of_the_slices_is_chosen(stage, heads):
+    from ASFEFusionPanel.choices import makeRequest
+
+    nodes = stage.pair(heads)
+    assert items(stage.ui.planeCombo) == ["automatic", "axial", "coronal", "sagittal"]
+    choose(stage.ui.planeCombo, "coronal")
+    assert stage.parameters.plane == "coronal"
+    assert makeRequest(*nodes, None, stage.panel._choices()).job.settings.plane == "coronal"
+
+
+def test_a_large_grid_says_what_memory_it_needs(stage, heads):
+    coarse, fine = heads["CT"], heads["MR"]
+    stage.parameters.firstVolume = stage.add(coarse, "CT", "CT")
+    matrix = fine.ijk_to_physical.copy()
+    matrix[:3, :3] *= 0.08
+    stage.parameters.secondVolume = stage.add(type(fine)(fine.voxels, matrix), "fine", "MR")
+    stage.settle()
+    assert stage.ui.outputNoteLabel.text == ""
+    choose(stage.ui.gridCombo, "finest")
+    stage.settle()
+    assert "GB of memory" in stage.ui.outputNoteLabel.text

@@ -265,7 +265,7 @@ early = {"numpy", "torch", "SimpleITK"} & set(sys.modules)
 def probe(self, *arguments, fuse=worker.Worker.fuse):
     import json, os, torch, SimpleITK
     from ASFEFusionLib import fusion
-    def slices(*_):
+    def slices(*_, **__):
         itk = SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads()
         limits = [os.environ[name] for name in worker.THREADS]
         raise RuntimeError(json.dumps([sorted(early), torch.get_num_threads(), itk, limits, os.nice(0)]))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ASFEFusionLib import colour, intensity, scene
+from ASFEFusionLib import aligned, colour, intensity, scene
 from ASFEFusionLib.errors import FusionError
 from ASFEFusionLib.exchange import Job
-from ASFEFusionLib.settings import DEVICES, GRIDS, MODALITIES, FusionSettings
+from ASFEFusionLib.settings import ALIGNMENTS, AS_LOADED, DEVICES, GRIDS, MODALITIES, PLANES, FusionSettings
 from ASFEFusionLib.volume import Volume
 
 AUTOMATIC, DISPLAYED, NONE = "automatic", "displayed", "none"
@@ -23,7 +23,11 @@ class Choices:
     `firstWindow`, `secondWindow`: "automatic", "displayed" (as the viewers show the volume), the name of a preset, or
     (low, high) in the volume's units. `colour`: "automatic" (as displayed if one volume is PET or SPECT and not grey),
     "none", "displayed", or the name of a map. `functional`: "automatic", "first" or "second": which takes the colour.
-    `grid`: "first", "second", "finest". `region`: a markups ROI node or None. `device`, `weights`, `threads`: see
+    `alignment`: "as-loaded" (the two lie as they should), "rigid" (within 30 degrees of how they lie), "rigid-any" (all
+    orientations), "near" (close to how they lie). `start`: a transform node that lays the second volume in place of
+    those above it; `firstLandmarks`, `secondLandmarks`: markups points on each volume that lay it instead.
+    `grid`: "first", "second", "finest". `plane`: of the slices that the network sees, "automatic" (as the data suit),
+    "axial", "coronal", "sagittal". `region`: a markups ROI node or None. `device`, `weights`, `threads`: see
     `FusionSettings`.
     """
 
@@ -33,14 +37,21 @@ class Choices:
     secondWindow: Any = AUTOMATIC
     colour: str = AUTOMATIC
     functional: str = AUTOMATIC
+    alignment: str = AS_LOADED
+    start: Any = None
+    firstLandmarks: Any = None
+    secondLandmarks: Any = None
     grid: str = "first"
+    plane: str = AUTOMATIC
     region: Any = None
     device: str = "auto"
     weights: str | None = None
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        _known("alignment", self.alignment, ALIGNMENTS)
         _known("grid", self.grid, GRIDS)
+        _known("plane", self.plane, PLANES)
         _known("device", self.device, DEVICES)
         _known("functional", self.functional, (AUTOMATIC, "first", "second"))
         _known("colour", self.colour, (AUTOMATIC, NONE, DISPLAYED, *colour.MAPS))
@@ -49,8 +60,10 @@ class Choices:
         for name in ("firstWindow", "secondWindow"):
             if isinstance(getattr(self, name), str):
                 _known(name, getattr(self, name), (AUTOMATIC, DISPLAYED, *intensity.PRESETS))
-        if self.region is not None and not (hasattr(self.region, "IsA") and self.region.IsA("vtkMRMLMarkupsROINode")):
-            raise FusionError("setting_unknown", name="region", value=self.region, choices="a markups ROI node")
+        _isNode("region", self.region, "vtkMRMLMarkupsROINode", "a markups ROI node")
+        _isNode("start", self.start, "vtkMRMLTransformNode", "a transform node")
+        for name in ("firstLandmarks", "secondLandmarks"):
+            _isNode(name, getattr(self, name), "vtkMRMLMarkupsNode", "a markups node with points")
 
 
 def choicesFrom(values: dict[str, Any]) -> Choices:
@@ -67,6 +80,11 @@ def _known(name: str, value: object, choices: tuple) -> None:
         raise FusionError("setting_unknown", name=name, value=value, choices=", ".join(choices))
 
 
+def _isNode(name: str, value: Any, kind: str, choices: str) -> None:
+    if value is not None and not (hasattr(value, "IsA") and value.IsA(kind)):
+        raise FusionError("setting_unknown", name=name, value=value, choices=choices)
+
+
 @dataclass
 class Request:
     """A run: the job for the library and, by ID, the nodes that it is about."""
@@ -76,6 +94,9 @@ class Request:
     firstID: str
     secondID: str
     outputID: str | None
+    # What the alignment stands on; and a transform node, whose alignment these inputs had before.
+    inputs: list
+    knownID: str | None = None
 
     @property
     def nodeIDs(self) -> list[str]:
@@ -83,24 +104,42 @@ class Request:
 
 
 def makeRequest(
-    first: Any, second: Any, output: Any, choices: Choices, *, lattice: Any = None, copy: bool = False
+    first: Any,
+    second: Any,
+    output: Any,
+    choices: Choices,
+    *,
+    lattice: Any = None,
+    copy: bool = False,
+    known: Any = None,
+    fused: bool = True,
 ) -> Request:
     """What is to be fused, as the scene is now. Raises FusionError for anything that forbids it.
 
     `lattice`: a function of the two volumes that gives `FusionSettings.lattice`, for a quick look. `copy`: the voxels
-    are copied, for a run that goes on while the scene may change.
+    are copied, for a run that goes on while the scene may change. `known`: a transform node of an earlier alignment,
+    which is taken if it is of the same inputs and the same search. `fused`: False for the alignment alone.
     """
     if first is None or second is None:
         raise FusionError("node_missing")
     if first is second:
         raise FusionError("node_same", name=first.GetName())
     volumes = scene.read_volume(first), scene.read_volume(second)
-    relation = scene.relate(first, second)
+    relation = relate(first, second, choices)
+    if choices.alignment != AS_LOADED and relation.matrix is None:
+        raise FusionError("align_bent", name=second.GetName())
+    inputs = _inputs(first, second, relation, choices)
+    found = aligned.alignment_of(known) if known is not None and choices.alignment != AS_LOADED else {}
+    if not found or aligned.pair_of(known) != (first, second) or found.get("inputs") != inputs:
+        known = None
+    else:
+        relation = scene.relate_anew(relation, first, aligned.laid(relation, found))
     placed = relation.place(volumes[1])
     table, functional = colours((first, second), volumes, choices)
     scene.check_output(output, [first, second], table is not None)
     settings = FusionSettings(
         grid=choices.grid,
+        plane=choices.plane,
         window_first=window(first, volumes[0], choices.firstWindow),
         window_second=window(second, volumes[1], choices.secondWindow),
         modality_first=None if choices.firstModality == AUTOMATIC else choices.firstModality,
@@ -110,6 +149,8 @@ def makeRequest(
         device=choices.device,
         weights=choices.weights,
         threads=choices.threads,
+        align=AS_LOADED if known else choices.alignment,
+        check=known is None,
         region=None if choices.region is None else scene.region_points(choices.region, first),
         lattice=None if lattice is None else lattice(volumes[0], placed),
     )
@@ -118,8 +159,44 @@ def makeRequest(
             (replace(volumes[0], voxels=volumes[0].voxels.copy()),),
             replace(placed, voxels=placed.voxels.copy()),
         )
-    job = Job(volumes[0], placed, settings, relation.displacement)
-    return Request(job, relation, first.GetID(), second.GetID(), output.GetID() if output else None)
+    job = Job(volumes[0], placed, settings, relation.displacement, fused)
+    nodeIDs = first.GetID(), second.GetID(), output.GetID() if output else None
+    return Request(job, relation, *nodeIDs, inputs, known and known.GetID())
+
+
+def _inputs(first: Any, second: Any, relation: scene.Relation, choices: Choices) -> list:
+    """What an alignment stands on, as JSON holds it: the search, how the two lie before, and their voxels."""
+    if choices.alignment == AS_LOADED:
+        return []
+    matrices = relation.matrix, relation.first_matrix, relation.second_matrix
+    checksums = [scene.checksum(node) for node in (first, second)]
+    return [choices.alignment, *(matrix.round(4).tolist() for matrix in matrices), checksums]
+
+
+def relate(first: Any, second: Any, choices: Choices) -> scene.Relation:
+    """How the second lies to the first: by the transforms above the two, or as the choices lay it. FusionError."""
+    relation = scene.relate(first, second, choices.start)
+    matrix = landmarks(first, second, choices)
+    return relation if matrix is None else scene.relate_anew(relation, first, matrix)
+
+
+def landmarks(first: Any, second: Any, choices: Choices) -> Any:
+    """4 x 4 by which the chosen landmarks lay the second on the first; None: none are chosen. FusionError."""
+    points = choices.firstLandmarks, choices.secondLandmarks
+    if points == (None, None):
+        return None
+    if None in points or points[0] is points[1]:
+        raise FusionError("landmarks_one")
+    return aligned.landmark_matrix(first, second, points)
+
+
+def checkPlace(first: Any, second: Any, choices: Choices) -> None:
+    """Raise FusionError for what `relate` would refuse, or the search after it, without its work."""
+    scene.check_transforms(first, second, choices.start)
+    landmarks(first, second, choices)
+    above = choices.start or second.GetParentTransformNode()
+    if choices.alignment != AS_LOADED and scene.matrix_between(above, first.GetParentTransformNode()) is None:
+        raise FusionError("align_bent", name=second.GetName())
 
 
 # What volumes are by their values, by node and state of its voxels: that takes a look at two million of them.

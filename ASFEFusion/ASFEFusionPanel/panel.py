@@ -15,14 +15,16 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from ASFEFusionLib import scene
+from ASFEFusionLib import aligned, scene
 from ASFEFusionLib.errors import FusionError
 from ASFEFusionLib.fusion import LITTLE_OVERLAP
-from ASFEFusionLib.settings import DEVICES, GRIDS, MODALITIES, TRAINED
-from ASFEFusionLib.space import choose_grid
+from ASFEFusionLib.settings import ALIGNMENTS, DEVICES, GRIDS, MODALITIES, PLANES, TRAINED
+from ASFEFusionLib.space import LARGE, choose_grid, memory_facts, memory_needed
 
 from . import choices, words
+from .alignment import AlignmentPart, verdict
 from .choices import AUTOMATIC, Choices, makeRequest
+from .labels import setText
 from .observers import Observers
 from .pytorch import ensureTorch
 from .views import Layout, QuickLook, showFused, showIn3D, sliceMatrix, volumesInView
@@ -39,6 +41,7 @@ class Panel:
         self.ui, self.logic, self.isOpen = ui, logic, isOpen
         self.parameters = None
         self.layout, self.quickLook = Layout(), QuickLook()
+        self.alignment = AlignmentPart(ui, logic, self._say)
         self._request = None
         self._began = 0.0
         self._details = self._result = ""
@@ -61,6 +64,7 @@ class Panel:
             "secondWindow": ui.secondWindowCombo,
             "alignment": ui.alignmentCombo,
             "grid": ui.gridCombo,
+            "plane": ui.planeCombo,
             "colour": ui.colourCombo,
             "functional": ui.functionalCombo,
             "device": ui.deviceCombo,
@@ -74,6 +78,7 @@ class Panel:
         ui.opacitySlider.connect("valueChanged(int)", self.onOpacity)
         ui.compareButton.connect("clicked(bool)", self.onCompare)
         ui.formerLayoutButton.connect("clicked(bool)", self.onFormerLayout)
+        ui.alignButton.connect("clicked(bool)", self.onAlign)
         ui.quickLookButton.connect("clicked(bool)", self.onQuickLook)
         ui.applyButton.connect("clicked(bool)", self.onApply)
         ui.showButton.connect("clicked(bool)", self.onShow)
@@ -103,8 +108,9 @@ class Panel:
     # ---- what there is to choose -------------------------------------------------------------------------------------
 
     def _fillCombos(self) -> None:
-        self._fill("alignment", [("as-loaded", _("As loaded, following transforms"))])
+        self._fill("alignment", [(name, words.alignmentName(name)) for name in ALIGNMENTS])
         self._fill("grid", [(name, words.gridName(name)) for name in GRIDS])
+        self._fill("plane", [(name, words.planeName(name)) for name in PLANES])
         names = (AUTOMATIC, choices.NONE, choices.DISPLAYED, *choices.colour.MAPS)
         self._fill("colour", [(name, words.colourName(name)) for name in names])
         self._fill("functional", [(name, words.placeName(name)) for name in (AUTOMATIC, *PLACES)])
@@ -154,7 +160,7 @@ class Panel:
             self.parameters.outputVolume = node
 
     def setParameterNode(self, parameters: Any) -> None:
-        self.parameters = parameters
+        self.parameters = self.alignment.parameters = parameters
         self._selected = (parameters.firstVolume, parameters.secondVolume) if parameters else (None, None)
 
     def chooseVolumes(self) -> None:
@@ -187,7 +193,7 @@ class Panel:
             return
         self._separate()
         self._updating = True
-        for name in ("alignment", "grid", "colour", "functional", "device"):
+        for name in ("alignment", "grid", "plane", "colour", "functional", "device"):
             combo = self._combos[name]
             combo.currentIndex = max(0, combo.findData(getattr(self.parameters, name)))
         self.ui.outputSelector.setCurrentNode(self.parameters.outputVolume)
@@ -213,9 +219,14 @@ class Panel:
         events = (
             slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
             slicer.vtkMRMLDisplayableNode.DisplayModifiedEvent,
+            slicer.vtkMRMLMarkupsNode.PointModifiedEvent,
+            slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent,
+            slicer.vtkMRMLMarkupsNode.PointRemovedEvent,
             vtk.vtkCommand.ModifiedEvent,
         )
-        self._inputs.replace([*self._selected, self.parameters.region], events, self._onInput)
+        p = self.parameters
+        others = p.region, p.startTransform, p.firstLandmarks, p.secondLandmarks, p.alignmentTransform
+        self._inputs.replace([*self._selected, *others], events, self._onInput)
 
     def _onInput(self, caller: Any, event: str) -> None:
         self._leaveQuickLook()
@@ -245,6 +256,7 @@ class Panel:
             for place in PLACES:
                 self._describe(place)
             self._describeOverlap()
+            self.alignment.update()
             self._describeOutput()
             self._checkCanApply()
         finally:
@@ -282,7 +294,7 @@ class Panel:
             setattr(self.parameters, f"{place}Window", AUTOMATIC)  # a preset of another kind of volume
         self._fill(f"{place}Window", [(name, words.windowName(name)) for name in windows])
         label = getattr(self.ui, f"{place}InfoLabel")
-        label.text = self._info(volume, modality) if volume else ""
+        setText(label, self._info(volume, modality) if volume else "")
 
     @staticmethod
     def _info(volume: Any, modality: str | None) -> str:
@@ -303,12 +315,16 @@ class Panel:
         for widget in (self.ui.opacitySlider, self.ui.compareButton):
             widget.enabled = there
         if not there:
-            label.text = ""
+            setText(label, "")
+            return
+        if self.alignment.given:
+            label.styleSheet = ""
+            setText(label, _("The second volume is laid by the chosen start or landmarks, not as the views show it."))
             return
         try:
             share = scene.overlap_share(*pair)
         except FusionError as error:
-            label.text = words.errorText(error.code, error.facts)
+            setText(label, words.errorText(error.code, error.facts))
             return
         text = _("{percent} % of the smaller volume lies within the other.").format(percent=round(100 * share))
         label.styleSheet = "font-weight: bold" if share < LITTLE_OVERLAP else ""
@@ -321,14 +337,19 @@ class Panel:
             same = _("Both have the same DICOM frame of reference.")
             differ = _("Their DICOM frames of reference differ, as those of two scanners do.")
             text += "\n" + (same if frames[0] == frames[1] else differ)
-        label.text = text
+        setText(label, text)
 
     def _describeOutput(self) -> None:
-        output = self.parameters.outputVolume
-        if output is None:
-            self.ui.outputNoteLabel.text = ""
-        else:
-            self.ui.outputNoteLabel.text = _("{name} will be overwritten.").format(name=output.GetName())
+        output, lines = self.parameters.outputVolume, []
+        if output is not None:
+            lines.append(_("{name} will be overwritten.").format(name=output.GetName()))
+        known = [self._volume(place) for place in PLACES]
+        if None not in known and self.parameters.region is None:
+            grid = choose_grid(known[0][0], known[1][0], self.parameters.grid)
+            if memory_needed(grid) > LARGE:
+                text = _("A result of {size} voxels needs about {gigabytes} GB of memory.")
+                lines.append(text.format(**memory_facts(grid)))
+        setText(self.ui.outputNoteLabel, "\n".join(lines))
 
     def _choices(self) -> Choices:
         p = self.parameters
@@ -339,7 +360,12 @@ class Panel:
             secondWindow=p.secondWindow,
             colour=p.colour,
             functional=p.functional,
+            alignment=p.alignment,
+            start=p.startTransform,
+            firstLandmarks=p.firstLandmarks,
+            secondLandmarks=p.secondLandmarks,
             grid=p.grid,
+            plane=p.plane,
             region=p.region,
             device=p.device,
         )
@@ -347,15 +373,16 @@ class Panel:
     def _checkCanApply(self) -> None:
         ui = self.ui
         if self._installing:
-            for button in (ui.applyButton, ui.quickLookButton):
+            for button in (ui.applyButton, ui.quickLookButton, ui.alignButton):
                 button.enabled = False
                 button.toolTip = _("PyTorch is being installed")
             return
         if self.logic.busy:
             ui.applyButton.text, ui.applyButton.enabled = _("Cancel"), True
             ui.applyButton.toolTip = _("Stop this run; nothing of it is kept")
-            ui.quickLookButton.enabled = False
-            ui.quickLookButton.toolTip = _("A run is under way")
+            for button in (ui.quickLookButton, ui.alignButton):
+                button.enabled = False
+                button.toolTip = _("A run is under way")
             return
         ui.applyButton.text = _("Apply")
         reason = self._reason(self.parameters.outputVolume)
@@ -364,6 +391,9 @@ class Panel:
         reason = self._reason(None)
         ui.quickLookButton.enabled = reason is None and bool(ui.quickLookViewCombo.count)
         ui.quickLookButton.toolTip = reason or _("Fuse only the slice in this view")
+        ui.alignButton.enabled = reason is None
+        if reason:
+            ui.alignButton.toolTip = reason
 
     def _reason(self, output: Any) -> str | None:
         """Why these choices cannot be fused; None if they can."""
@@ -376,7 +406,7 @@ class Panel:
             for place, node in zip(PLACES, (first, second), strict=True):
                 if self._volume(place) is None:
                     scene.read_volume(node)  # says why
-            scene.check_transforms(first, second)
+            choices.checkPlace(first, second, self._choices())
             if self.parameters.region is not None:
                 scene.region_points(self.parameters.region, first)
             scene.check_output(output, [first, second], self._inColour())
@@ -459,9 +489,23 @@ class Panel:
             self.quickLook.probe = request.relation.probe
             self._ended(_("Quick look in {view}: scroll to leave it.").format(view=name), report)
 
-        self._start(
-            lambda: makeRequest(first, self._node("second"), None, self._choices(), lattice=lattice, copy=True), show
-        )
+        self._start(lambda: self._makeRequest(None, lattice=lattice), show)
+
+    def _makeRequest(self, output: Any, **options: Any) -> Any:
+        known = self.alignment.node
+        pair = self._node("first"), self._node("second")
+        return makeRequest(*pair, output, self._choices(), copy=True, known=known, **options)
+
+    def onAlign(self, checked: bool = False) -> None:
+        """The alignment alone: searched, or judged as it is."""
+
+        def show(volume: Any, report: dict) -> None:
+            node = self.logic.finishAlignment(self._request, report)
+            if node is not None:
+                self.alignment.show(node)
+            self._ended(verdict(report["alignment"]), report)
+
+        self._start(lambda: self._makeRequest(None, fused=False), show, torch=False)
 
     def onApply(self, checked: bool = False) -> None:
         """Starts a run; or, during one, cancels it."""
@@ -479,22 +523,22 @@ class Panel:
         def show(volume: Any, report: dict) -> None:
             fused = self.logic.finish(self._request, volume, report)
             self.parameters.fusedVolume = fused
-            self._ended(self._summary(report), scene.report_of(fused))
+            transform = fused.GetNodeReference(aligned.TRANSFORM)
+            if transform is not None and transform is not self.alignment.node:
+                self.alignment.show(transform)
+            self._ended(self._summary(scene.report_of(fused)), scene.report_of(fused))
             if self.isOpen():
                 self._showFused(fused)
             else:
                 slicer.util.showStatusMessage(_("{name} is done.").format(name=fused.GetName()), 5000)
 
-        self._start(
-            lambda: makeRequest(self._node("first"), self._node("second"), output, self._choices(), copy=True),
-            show,
-        )
+        self._start(lambda: self._makeRequest(output), show)
 
-    def _start(self, make: Callable[[], Any], show: Callable[[Any, dict], None]) -> None:
+    def _start(self, make: Callable[[], Any], show: Callable[[Any, dict], None], torch: bool = True) -> None:
         self.quickLook.clear()
         self._details = ""
         try:
-            if not self._torch() or not self.parameters:
+            if (torch and not self._torch()) or not self.parameters:
                 self._say(_("Nothing was fused: PyTorch is needed."))
                 return
             request = make()
@@ -586,7 +630,8 @@ class Panel:
     def _summary(self, report: dict) -> str:
         seconds = time.monotonic() - self._began
         device = words.deviceName(report.get("device", ""))
-        return _("Fused in {seconds} s on the {device}.").format(seconds=f"{seconds:.1f}", device=device)
+        text = _("Fused in {seconds} s on the {device}.").format(seconds=f"{seconds:.1f}", device=device)
+        return text + " " + verdict(report["alignment"]) if report.get("alignment") else text
 
     def _say(self, text: str) -> None:
         self._result = text
@@ -600,7 +645,7 @@ class Panel:
         if stale:
             text = _("{name} is OUT OF DATE: {reason}.")
             lines.append(text.format(name=fused.GetName(), reason=words.staleText(stale)))
-        self.ui.resultLabel.text = "\n".join(lines)
+        setText(self.ui.resultLabel, "\n".join(lines))
         for button in (self.ui.showButton, self.ui.renderButton):
             button.enabled = fused is not None
 

@@ -27,9 +27,20 @@ def _errorTexts() -> dict[str, str]:
         "geometry_unusable": _("{path} has axes that span no space: correct its geometry in Volumes."),
         "geometry_sheared": _("{path} lies on a sheared grid: choose the grid of the other volume, or resample it."),
         "voxels_unusable": _("{path} holds voxels of a kind that is not handled ({type}): convert it first."),
+        "align_bent": _("{name} is under a non-linear transform: choose As loaded, or remove it to align."),
+        "align_flat": _("{name} has too few slices, rows or columns to be aligned: align it by hand."),
+        "align_apart": _("{first} and {second} could not be brought over each other: begin with landmarks."),
+        "landmarks_few": _("{count} pairs of landmarks do not fix a pose: place three or more, not on one line."),
+        "landmarks_unpaired": _("There are {first} and {second} landmarks: place them in pairs, in the same order."),
+        "landmarks_one": _("Landmarks are needed on both volumes: choose two lists of points, one for each."),
+        "landmarks_bent": _("{name} is under a non-linear transform: landmarks do not lay it."),
+        "transform_not_rigid": _("{path} does more than turn and shift: choose As loaded to use it as it is."),
         "volume_constant": _("{name} has the same value in every voxel: choose a volume that shows something."),
         "volume_nan": _("{name} holds no number in any voxel: load it again."),
         "grid_too_large": _("A result of {size} voxels would need {gigabytes} GB: choose another grid or a region."),
+        "grid_memory": _(
+            "A result of {size} voxels would need {gigabytes} GB of {there} GB there are: choose a grid or region."
+        ),
         "grid_bent": _("{name} is under a non-linear transform, so its grid is bent: choose the first one's grid."),
         "window_units": _("{preset} is meant for {units}, and {name} has {has}: choose another window."),
         "window_empty": _("A window from {low} to {high} is empty: set the window of the display again."),
@@ -68,7 +79,18 @@ def _warningTexts() -> dict[str, str]:
         "modality_unknown": _("The modality of {name} is not known: choose it, so that its window fits."),
         "functional_guess": _("It is not known which of the two is PET or SPECT: the second took the colours."),
         "not_trained": _("{name} is {modality}, on which the network was not trained: look twice at the result."),
+        "grid_large": _("A result of {size} voxels needs about {gigabytes} GB of memory: close other programs."),
+        "plane_oblique": _("The grid is oblique: its {plane} slices lie {degrees} degrees off that plane."),
         "region_alone": _("The region holds voxels of one of the two volumes only."),
+        "align_shifted": _("The two volumes look shifted by about {millimetres} mm against each other: align them."),
+        "align_rival": _("Another pose, {millimetres} mm away, fits as well or better: look at both volumes."),
+        "align_round": _("Turned round by 180 degrees the two fit as well: one may lie head to foot or front to back."),
+        "align_weak": _("The two volumes have too little in common to tell whether they lie right: look at them."),
+        "align_little": _("Only {percent} % of the smaller body lies inside the other volume: check the alignment."),
+        "align_turned": _("The result is turned by {degrees} degrees against how it lay: check that it is right."),
+        "align_any": _("All orientations were searched, and left may have become right: look, then confirm."),
+        "align_no_better": _("The alignment moved the volume by {millimetres} mm and fits hardly better than before."),
+        "align_unjudged": _("{name} shows too little to tell whether the two lie right: look at them."),
         "transform_rough": _("The non-linear transform could be followed to {millimetres} mm only."),
     }
 
@@ -170,6 +192,16 @@ def colourName(colour: str) -> str:
     }.get(colour, colour)
 
 
+def alignmentName(alignment: str) -> str:
+    """Name of a choice of alignment."""
+    return {
+        "as-loaded": _("As loaded, following transforms"),
+        "rigid": _("Rigid, within 30° of how they lie"),
+        "rigid-any": _("Rigid, all orientations (confirm)"),
+        "near": _("Rigid, close to how they lie"),
+    }.get(alignment, alignment)
+
+
 def deviceName(device: str) -> str:
     """Name of a device."""
     return {
@@ -187,6 +219,16 @@ def gridName(grid: str) -> str:
         "second": _("Of the second volume"),
         "finest": _("Finest of the two, in the first one's box"),
     }.get(grid, grid)
+
+
+def planeName(plane: str) -> str:
+    """Name of a choice of slices."""
+    return {
+        "automatic": _("As suits the volumes"),
+        "axial": _("Axial"),
+        "coronal": _("Coronal"),
+        "sagittal": _("Sagittal"),
+    }.get(plane, plane)
 
 
 def placeName(place: str) -> str:

@@ -14,7 +14,10 @@ from .pose import about, rotation
 
 Score = Callable[[np.ndarray], float]
 # Iterations at most; a search that still moves then is taken as it is.
-ROUNDS = 8
+ROUNDS = 12
+# A search is begun anew where it ended, with the axes for directions, so often at most: one that has crept along a
+# slanting ridge ends early, and goes on then.
+ANEW = 2
 
 
 class Frame:
@@ -34,9 +37,20 @@ class Frame:
 def climb(score: Score, step: float, tolerance: float) -> tuple[np.ndarray, float]:
     """The six numbers near zero at which `score` is greatest, and that score.
 
-    `step`: mm of the first steps; `tolerance`: mm of a round's progress at which the search ends.
+    `step`: mm of the first steps; `tolerance`: mm of progress at which the search ends.
     """
-    at, best = np.zeros(6), score(np.zeros(6))
+    at = np.zeros(6)
+    best = score(at)
+    for _ in range(1 + ANEW):
+        before = at
+        at, best = _powell(score, at, best, step, tolerance)
+        if np.linalg.norm(at - before) < tolerance:
+            break
+    return at, best
+
+
+def _powell(score: Score, at: np.ndarray, best: float, step: float, tolerance: float) -> tuple[np.ndarray, float]:
+    """Where rounds of steps along the axes and the ways they led end, and the score there."""
     directions = np.eye(6)
     for _ in range(ROUNDS):
         before, gains = at, []
@@ -56,7 +70,8 @@ def climb(score: Score, step: float, tolerance: float) -> tuple[np.ndarray, floa
                 directions = changed
         if length < tolerance and step <= tolerance:
             break
-        step = max(min(step * 0.5, max(length, tolerance)), 0.5 * tolerance)
+        if length < step:
+            step = max(0.5 * step, 0.5 * tolerance)
     return at, best
 
 

@@ -49,6 +49,15 @@ def all_turns(sampled: Level, other: Level, base: np.ndarray) -> np.ndarray:
     return np.concatenate([base[None], *_shifted(sampled, other, base, turns, 0.6 * MOST_SHIFT)])
 
 
+def turned_round(sampled: Level, base: np.ndarray) -> np.ndarray:
+    """Poses (n, 4, 4) turned by 180 degrees against `base` about each axis of the sampled volume's frame, or nearly."""
+    centre = centre_of(sampled)
+    turns = rotation(np.pi * np.eye(3))[:, None] @ rotation(np.radians(ball(MOST_TURN, 16.0)))
+    turns = base[:3, :3] @ turns.reshape(-1, 3, 3)
+    shift = base[:3, :3] @ centre + base[:3, 3] - centre
+    return about(centre, turns[:, None], (shift + ball(0.6 * MOST_SHIFT, SHIFT_STEP))[None]).reshape(-1, 4, 4)
+
+
 def axis_turns() -> np.ndarray:
     """The 24 turns (24, 3, 3) of a cube onto itself."""
     found = []

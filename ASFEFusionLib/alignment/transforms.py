@@ -94,15 +94,25 @@ def euler(matrix: np.ndarray, centre: np.ndarray) -> sitk.Euler3DTransform:
     return transform
 
 
+def affine(matrix: np.ndarray) -> sitk.AffineTransform:
+    """A linear 4 x 4 matrix as ITK's AffineTransform."""
+    import SimpleITK as sitk
+
+    return sitk.AffineTransform(matrix[:3, :3].ravel().tolist(), matrix[:3, 3].tolist())
+
+
 def write(matrix: np.ndarray, centre: np.ndarray, path: Path | str) -> None:
-    """A rigid 4 x 4 matrix into a .tfm, .txt or .h5 file. FusionError "transform_output", "output_failed"."""
+    """A linear 4 x 4 matrix into a .tfm, .txt or .h5 file; a rigid one about `centre` (LPS, mm).
+
+    FusionError "transform_output", "output_failed".
+    """
     import SimpleITK as sitk
 
     path = Path(path)
     if path.suffix.lower() not in KINDS:
         raise FusionError("transform_output", path=path)
     try:
-        sitk.WriteTransform(euler(matrix, centre), str(path))
+        sitk.WriteTransform(euler(matrix, centre) if is_rigid(matrix) else affine(matrix), str(path))
     except RuntimeError as error:
         raise FusionError("output_failed", path=path) from error
 

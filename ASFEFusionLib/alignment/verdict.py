@@ -1,8 +1,8 @@
 """Is a pose right? A judgement of its own, made from the voxels alone and without knowing where the pose is from.
 
-Four questions, of which each can raise a doubt: Does the best pose nearby lie where this one does? Does another one,
-found anew over the whole range, fit better? Do the volumes agree here more than they do anywhere by chance? Do they
-overlap?
+Five questions, of which each can raise a doubt: Does the best pose nearby lie where this one does? Does another one,
+found anew over the whole range, fit better? Does one turned round, front to back or head to foot, fit as well? Do the
+volumes agree here more than they do anywhere by chance? Do they overlap?
 The limits were set on the pairs of Testing/benchmarks/alignment.py; its result says how often they err.
 """
 
@@ -20,7 +20,7 @@ from ..volume import Volume
 from .levels import levels
 from .pose import rotation_angle
 from .search import Comparison, Found, best_starts, distinct, no_limit, turn_limit
-from .starts import MOST_TURN, near_header
+from .starts import MOST_TURN, near_header, turned_round
 
 # The best pose nearby may lie this far off (mm, mean over the body): about what jitter and optimiser leave.
 NEARBY = 2.3
@@ -32,6 +32,8 @@ RIVAL = 0.97
 STANDS_OUT = 4.5
 # Rivals that are looked into.
 RIVALS = 8
+# A pose turned round is looked into from so many starts, and is a rival from this part of the agreement here.
+ROUND, ROUND_RIVAL = 4, 0.9
 
 
 @dataclass
@@ -131,6 +133,12 @@ def _look_round(
     else:
         verdict.confidence = min(verdict.confidence, 1 - 0.5 / weight**2)
 
+    over = _turned_round(comparison, pose, level)
+    ratio = over.score / max(near[level].score, 1e-9)
+    verdict.facts["turned_round"] = round(ratio, 3)
+    if ratio > ROUND_RIVAL:
+        verdict.doubt(Notice("align_round"), 0.5 * min(1.0, ROUND_RIVAL / ratio) ** 4)
+
     rival = _rival(comparison, starts, near, pose, tick)
     if rival is None:
         return best
@@ -142,6 +150,13 @@ def _look_round(
     elif ratio <= RIVAL:
         verdict.confidence = min(verdict.confidence, 1 - 0.5 * (ratio / RIVAL) ** 4)
     return rival.matrix if ratio > 1 else best
+
+
+def _turned_round(comparison: Comparison, pose: np.ndarray, level: int) -> Found:
+    """The best of the poses turned by about 180 degrees against this one: a head fits itself so in outline."""
+    starts, _ = best_starts(comparison, turned_round(comparison.sampled[0], pose), ROUND, lambda _: None)
+    best = max((comparison.refine(s.matrix, 0, 6.0, 1.5, no_limit) for s in starts), key=lambda f: f.score)
+    return comparison.refine(best.matrix, level, 3.0, 0.8, no_limit)
 
 
 def _doubt_shift(comparison: Comparison, verdict: Verdict, deficit: float) -> None:

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from ..alignment import Alignment, align, landmarks, transforms
 from ..files import read
-from .terminal import check_plain_output, progress_bar, together
+from ..settings import remarks
+from .terminal import (
+    add_landmarks_argument,
+    add_series_argument,
+    check_plain_output,
+    progress_bar,
+    say_warnings,
+    together,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("fixed", type=Path, metavar="FIXED", help="volume file or DICOM folder")
     parser.add_argument("moving", type=Path, metavar="MOVING", help="the same, to be brought onto it")
+    add_series_argument(parser, "--series-fixed", "FIXED")
+    add_series_argument(parser, "--series-moving", "MOVING")
     parser.add_argument(
         "--output", type=Path, required=True, help=".tfm, .txt or .h5: takes fixed points to moving ones"
     )
@@ -29,13 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--as-is", action="store_true", help="take the start as it is, and judge it")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--start", type=Path, help="begin with this rigid transform (.tfm, .txt, .h5)")
-    start.add_argument(
-        "--landmarks",
-        type=Path,
-        nargs=2,
-        metavar=("FIXED", "MOVING"),
-        help="begin with three or more pairs of markups points (.mrk.json, .fcsv)",
-    )
+    add_landmarks_argument(start)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -46,9 +49,9 @@ def run(options: argparse.Namespace) -> None:
     start, residuals = _start(options)
     with progress_bar("Aligning") as progress:
         progress(0.0, f"Reading {options.fixed.name}")
-        fixed = read(options.fixed)
+        fixed = read(options.fixed, options.series_fixed)
         progress(0.05, f"Reading {options.moving.name}")
-        moving = read(options.moving)
+        moving = read(options.moving, options.series_moving)
         found = align(fixed, moving, search, lambda done, step: progress(0.1 + 0.85 * done, step), start=start)
         with together(options.output, options.report) as (output, report):
             transforms.write(found.matrix, found.centre, output)
@@ -57,6 +60,7 @@ def run(options: argparse.Namespace) -> None:
                 values["landmark_residuals"] = residuals
                 report.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         progress(1.0, "Done")
+    say_warnings([*remarks(fixed), *remarks(moving)])
     say(options.output, found)
 
 
@@ -72,8 +76,7 @@ def _start(options: argparse.Namespace) -> tuple[np.ndarray | None, list[float] 
 
 def say(output: Path, found: Alignment) -> None:
     """The result on stdout, its doubts on stderr."""
-    for reason in found.verdict.reasons:
-        print(f"Warning: {reason}", file=sys.stderr)
+    say_warnings(found.verdict.reasons)
     word = "trusted" if found.verdict.trusted else "NOT TRUSTED"
     seconds = sum(found.seconds.values())
     x, y, z = found.shift

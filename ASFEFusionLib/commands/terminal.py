@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import FusionError
 from ..files import extension
-from ..settings import DEVICES, GRIDS, MODALITIES, FusionSettings
+from ..settings import DEVICES, GRIDS, MODALITIES, PLANES, FusionSettings
 
 
 @contextmanager
@@ -36,6 +36,9 @@ def progress_bar(title: str) -> Iterator[Callable[[float, object], None]]:
 def add_fusion_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that become `FusionSettings`."""
     parser.add_argument("--grid", choices=GRIDS, default="first", help="voxel grid of the result (default: first)")
+    parser.add_argument(
+        "--plane", choices=PLANES, default=PLANES[0], help="of the slices that the network sees (default: as suits)"
+    )
     for place in ("first", "second"):
         parser.add_argument(
             f"--window-{place}",
@@ -47,6 +50,22 @@ def add_fusion_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--colour", help="colour map for the functional volume: the result is RGB")
     parser.add_argument("--functional", choices=("first", "second"), help="which volume takes the colour map")
     add_engine_arguments(parser)
+
+
+def add_series_argument(parser: argparse.ArgumentParser, option: str, letter: str) -> None:
+    """The series to read of a DICOM folder with several."""
+    parser.add_argument(option, metavar="N", help=f"number or UID of the series to read in the DICOM folder {letter}")
+
+
+def add_landmarks_argument(parser: argparse._ActionsContainer) -> None:
+    """Two files of markups points."""
+    parser.add_argument(
+        "--landmarks",
+        type=Path,
+        nargs=2,
+        metavar=("FIRST", "SECOND"),
+        help="begin with three or more pairs of markups points (.mrk.json, .fcsv), one file for each volume",
+    )
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
