@@ -281,10 +281,10 @@ def test_every_word_can_be_translated(stage, heads, monkeypatch):
     """With a language that marks each text, no text set by the panel's code comes without the mark."""
     if not stage.host:
         return
+    from ASFEFusionPanel import alignment, inputs, words
     from ASFEFusionPanel import panel as panel_module
-    from ASFEFusionPanel import words
 
-    for module in (panel_module, words):
+    for module in (panel_module, alignment, inputs, words):
         monkeypatch.setattr(module, "_", lambda text: "§" + text)
     stage.pair(heads)
     stage.add(heads["PET"], "third")
@@ -295,7 +295,10 @@ def test_every_word_can_be_translated(stage, heads, monkeypatch):
     texts = [c.itemText(n) for c in combos for n in range(c.count)]
     texts += [getattr(stage.ui, f"{name}Label").text for name in ("firstInfo", "secondInfo", "overlap", "outputNote")]
     texts += [stage.ui.applyButton.text, stage.ui.applyButton.toolTip, stage.ui.quickLookButton.toolTip]
-    assert len(texts) > 40
+    for button in (stage.ui.alignButton, stage.ui.applyTransformButton):
+        texts.append(button.text)
+    texts.append(alignment.verdict({"search": "rigid", "trusted": False, "confidence": 0.5}))
+    assert len(texts) > 50
     assert [text for text in texts if not text.startswith("§")] == []
     codes = [*words._errorTexts().values(), *words._warningTexts().values(), *words._stepTexts().values()]
     assert all(text.startswith("§") for text in codes)
@@ -376,7 +379,7 @@ def test_the_plane_of_the_slices_is_chosen(stage, heads):
     assert items(stage.ui.planeCombo) == ["automatic", "axial", "coronal", "sagittal"]
     choose(stage.ui.planeCombo, "coronal")
     assert stage.parameters.plane == "coronal"
-    assert makeRequest(*nodes, None, stage.panel._choices()).job.settings.plane == "coronal"
+    assert makeRequest(*nodes, None, stage.panel.inputs.choices()).job.settings.plane == "coronal"
 
 
 def test_a_large_grid_says_what_memory_it_needs(stage, heads):

@@ -17,19 +17,18 @@ from slicer.i18n import tr as _
 
 from ASFEFusionLib import aligned, scene
 from ASFEFusionLib.errors import FusionError
-from ASFEFusionLib.fusion import LITTLE_OVERLAP
-from ASFEFusionLib.settings import ALIGNMENTS, DEVICES, GRIDS, MODALITIES, PLANES, TRAINED
-from ASFEFusionLib.space import LARGE, choose_grid, memory_facts, memory_needed
+from ASFEFusionLib.settings import ALIGNMENTS, DEVICES, GRIDS, MODALITIES, PLANES
+from ASFEFusionLib.space import choose_grid
 
 from . import choices, words
 from .alignment import AlignmentPart, verdict
-from .choices import AUTOMATIC, Choices, makeRequest
+from .choices import AUTOMATIC, makeRequest
+from .inputs import PLACES, Inputs
 from .labels import setText
 from .observers import Observers
 from .pytorch import ensureTorch
 from .views import Layout, QuickLook, showFused, showIn3D, sliceMatrix, volumesInView
 
-PLACES = ("first", "second")
 # Milliseconds in which many changes of the inputs make one look at them.
 PATIENCE = 150
 
@@ -41,6 +40,7 @@ class Panel:
         self.ui, self.logic, self.isOpen = ui, logic, isOpen
         self.parameters = None
         self.layout, self.quickLook = Layout(), QuickLook()
+        self.inputs = Inputs()
         self.alignment = AlignmentPart(ui, logic, self._say)
         self._request = None
         self._began = 0.0
@@ -49,7 +49,6 @@ class Panel:
         self._selected: tuple[Any, Any] = (None, None)
         self._scene, self._inputs = Observers(), Observers()
         self._installing = False
-        self._read: dict[str, Any] | None = None
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._timer.connect("timeout()", self.updateInfo)
@@ -147,7 +146,7 @@ class Panel:
 
     def _onRegionAdded(self, node: Any = None) -> None:
         """A new region is the first volume's box: to be dragged smaller in the views."""
-        first = self._node("first") if self.parameters else None
+        first = self.inputs.node("first") if self.parameters else None
         if node is None or first is None:
             return
         bounds = [0.0] * 6
@@ -160,7 +159,7 @@ class Panel:
             self.parameters.outputVolume = node
 
     def setParameterNode(self, parameters: Any) -> None:
-        self.parameters = self.alignment.parameters = parameters
+        self.parameters = self.inputs.parameters = self.alignment.parameters = parameters
         self._selected = (parameters.firstVolume, parameters.secondVolume) if parameters else (None, None)
 
     def chooseVolumes(self) -> None:
@@ -251,39 +250,18 @@ class Panel:
         self._timer.stop()
         if not self.parameters or slicer.mrmlScene.IsImporting():  # half a scene tells nothing
             return
-        self._read = {}  # each volume is read once for all of these
-        try:
+        with self.inputs.readOnce():
             for place in PLACES:
                 self._describe(place)
             self._describeOverlap()
             self.alignment.update()
-            self._describeOutput()
+            setText(self.ui.outputNoteLabel, self.inputs.output())
             self._checkCanApply()
-        finally:
-            self._read = None
         self.ui.formerLayoutButton.enabled = self.layout.canRestore
         self.updateResult()
 
-    def _node(self, place: str) -> Any:
-        return getattr(self.parameters, f"{place}Volume")
-
-    def _volume(self, place: str) -> tuple[Any, str | None] | None:
-        """The volume and its modality; None if there is none that could be fused."""
-        if self._read is not None and place in self._read:
-            return self._read[place]
-        node = self._node(place)
-        try:
-            volume = scene.read_volume(node)
-            known = volume, choices.modality(node, volume, getattr(self.parameters, f"{place}Modality"))
-        except FusionError:
-            known = None
-        if self._read is not None:
-            self._read[place] = known
-        return known
-
     def _describe(self, place: str) -> None:
-        known = self._volume(place)
-        volume, modality = known or (None, None)
+        volume, modality = self.inputs.volume(place) or (None, None)
         automatic = _("Automatic")
         if volume is not None and getattr(self.parameters, f"{place}Modality") == AUTOMATIC:
             automatic = _("Automatic ({modality})").format(modality=words.modalityName(modality))
@@ -293,82 +271,21 @@ class Panel:
         if volume and getattr(self.parameters, f"{place}Window") not in windows:
             setattr(self.parameters, f"{place}Window", AUTOMATIC)  # a preset of another kind of volume
         self._fill(f"{place}Window", [(name, words.windowName(name)) for name in windows])
-        label = getattr(self.ui, f"{place}InfoLabel")
-        setText(label, self._info(volume, modality) if volume else "")
-
-    @staticmethod
-    def _info(volume: Any, modality: str | None) -> str:
-        size = " x ".join(str(n) for n in volume.size_ijk)
-        spacing = " x ".join(f"{s:.3g}" for s in volume.spacing)
-        units = volume.units or ("HU" if modality == "CT" else None)
-        text = _("{size}, {spacing} mm, {units}").format(size=size, spacing=spacing, units=units or _("no units"))
-        if modality is None:
-            text += "\n" + _("What it is could not be told: choose it above.")
-        elif modality not in TRAINED:
-            text += "\n" + _("The network was not trained on this: look twice at the result.")
-        return text
+        setText(getattr(self.ui, f"{place}InfoLabel"), self.inputs.info(place))
 
     def _describeOverlap(self) -> None:
-        label = self.ui.overlapLabel
-        pair = self._node("first"), self._node("second")
-        there = all(self._volume(place) is not None for place in PLACES) and pair[0] is not pair[1]
+        there, text, little = self.inputs.there, "", False
         for widget in (self.ui.opacitySlider, self.ui.compareButton):
             widget.enabled = there
-        if not there:
-            setText(label, "")
-            return
-        if self.alignment.given:
-            label.styleSheet = ""
-            setText(label, _("The second volume is laid by the chosen start or landmarks, not as the views show it."))
-            return
         try:
-            share = scene.overlap_share(*pair)
+            if there and self.alignment.given:
+                text = _("The second volume is laid by the chosen start or landmarks, not as the views show it.")
+            elif there:
+                text, little = self.inputs.overlap()
         except FusionError as error:
-            setText(label, words.errorText(error.code, error.facts))
-            return
-        text = _("{percent} % of the smaller volume lies within the other.").format(percent=round(100 * share))
-        label.styleSheet = "font-weight: bold" if share < LITTLE_OVERLAP else ""
-        if share < LITTLE_OVERLAP:
-            text = _(
-                "WARNING: only {percent} % of the smaller volume lies within the other: check the alignment."
-            ).format(percent=round(100 * share))
-        frames = [scene.frame_of_reference(node) for node in pair]
-        if all(frames):
-            same = _("Both have the same DICOM frame of reference.")
-            differ = _("Their DICOM frames of reference differ, as those of two scanners do.")
-            text += "\n" + (same if frames[0] == frames[1] else differ)
-        setText(label, text)
-
-    def _describeOutput(self) -> None:
-        output, lines = self.parameters.outputVolume, []
-        if output is not None:
-            lines.append(_("{name} will be overwritten.").format(name=output.GetName()))
-        known = [self._volume(place) for place in PLACES]
-        if None not in known and self.parameters.region is None:
-            grid = choose_grid(known[0][0], known[1][0], self.parameters.grid)
-            if memory_needed(grid) > LARGE:
-                text = _("A result of {size} voxels needs about {gigabytes} GB of memory.")
-                lines.append(text.format(**memory_facts(grid)))
-        setText(self.ui.outputNoteLabel, "\n".join(lines))
-
-    def _choices(self) -> Choices:
-        p = self.parameters
-        return Choices(
-            firstModality=p.firstModality,
-            secondModality=p.secondModality,
-            firstWindow=p.firstWindow,
-            secondWindow=p.secondWindow,
-            colour=p.colour,
-            functional=p.functional,
-            alignment=p.alignment,
-            start=p.startTransform,
-            firstLandmarks=p.firstLandmarks,
-            secondLandmarks=p.secondLandmarks,
-            grid=p.grid,
-            plane=p.plane,
-            region=p.region,
-            device=p.device,
-        )
+            text = words.errorText(error.code, error.facts)
+        self.ui.overlapLabel.styleSheet = "font-weight: bold" if little else ""
+        setText(self.ui.overlapLabel, text)
 
     def _checkCanApply(self) -> None:
         ui = self.ui
@@ -385,41 +302,15 @@ class Panel:
                 button.toolTip = _("A run is under way")
             return
         ui.applyButton.text = _("Apply")
-        reason = self._reason(self.parameters.outputVolume)
+        reason = self.inputs.reason(self.parameters.outputVolume)
         ui.applyButton.enabled = reason is None
         ui.applyButton.toolTip = reason or _("Fuse the two volumes into one")
-        reason = self._reason(None)
+        reason = self.inputs.reason(None)
         ui.quickLookButton.enabled = reason is None and bool(ui.quickLookViewCombo.count)
         ui.quickLookButton.toolTip = reason or _("Fuse only the slice in this view")
         ui.alignButton.enabled = reason is None
         if reason:
             ui.alignButton.toolTip = reason
-
-    def _reason(self, output: Any) -> str | None:
-        """Why these choices cannot be fused; None if they can."""
-        first, second = self._node("first"), self._node("second")
-        try:
-            if first is None or second is None:
-                raise FusionError("node_missing")
-            if first is second:
-                raise FusionError("node_same", name=first.GetName())
-            for place, node in zip(PLACES, (first, second), strict=True):
-                if self._volume(place) is None:
-                    scene.read_volume(node)  # says why
-            choices.checkPlace(first, second, self._choices())
-            if self.parameters.region is not None:
-                scene.region_points(self.parameters.region, first)
-            scene.check_output(output, [first, second], self._inColour())
-        except FusionError as error:
-            return words.errorText(error.code, error.facts)
-        return None
-
-    def _inColour(self) -> bool:
-        known = [self._volume(place) for place in PLACES]
-        if None in known:
-            return False
-        nodes = self._node("first"), self._node("second")
-        return choices.colours(nodes, [volume for volume, _modality in known], self._choices())[0] is not None
 
     # ---- looking before fusing ---------------------------------------------------------------------------------------
 
@@ -437,12 +328,12 @@ class Panel:
         self.update()
 
     def onOpacity(self, value: int = 0) -> None:
-        self.layout.showPair(self._node("first"), self._node("second"), self.ui.opacitySlider.value / 100)
+        self.layout.showPair(self.inputs.node("first"), self.inputs.node("second"), self.ui.opacitySlider.value / 100)
         self.ui.formerLayoutButton.enabled = True
 
     def onCompare(self, checked: bool = False) -> None:
         with self._shown():
-            if not self.layout.compare(self._node("first"), self._node("second")):
+            if not self.layout.compare(self.inputs.node("first"), self.inputs.node("second")):
                 self._say(
                     _("Compare Volumes is not part of this Slicer: use the slider to see one volume over the other.")
                 )
@@ -466,7 +357,7 @@ class Panel:
         """The slice in view alone, through the same run."""
         name = self.ui.quickLookViewCombo.currentData
         sliceNode = slicer.app.layoutManager().sliceWidget(name).mrmlSliceNode()
-        first = self._node("first")
+        first = self.inputs.node("first")
 
         def lattice(volume: Any, placed: Any) -> Any:
             return scene.slice_lattice(sliceNode, first, choose_grid(volume, placed, self.parameters.grid))
@@ -493,8 +384,8 @@ class Panel:
 
     def _makeRequest(self, output: Any, **options: Any) -> Any:
         known = self.alignment.node
-        pair = self._node("first"), self._node("second")
-        return makeRequest(*pair, output, self._choices(), copy=True, known=known, **options)
+        pair = self.inputs.node("first"), self.inputs.node("second")
+        return makeRequest(*pair, output, self.inputs.choices(), copy=True, known=known, **options)
 
     def onAlign(self, checked: bool = False) -> None:
         """The alignment alone: searched, or judged as it is."""
