@@ -269,19 +269,16 @@ class ASFEFusionLogic(ScriptedLoadableModuleLogic):
         nodes = [slicer.mrmlScene.GetNodeByID(nodeID) for nodeID in request.nodeIDs]
         if None in nodes:
             raise FusionError("node_gone")
-        notices = [{"code": n.code, "facts": n.facts, "text": str(n)} for n in request.relation.notices]
-        report = {**report, "warnings": notices + report.get("warnings", [])}
         first, second = nodes[:2]
         relation, output = request.relation, nodes[2] if request.outputID else None
         transform = slicer.mrmlScene.GetNodeByID(request.knownID) if request.knownID else None
-        found = aligned.alignment_of(transform) or report.get("alignment")
-        if transform is not None:
-            known = {name: value for name, value in found.items() if name != "inputs"}
-            report |= {"alignment": known, "warnings": known["reasons"] + report["warnings"]}
-        elif found and found["search"] != AS_LOADED:
+        report = request.complete(report, transform)
+        found = report.get("alignment")
+        searched = bool(found) and found["search"] != AS_LOADED and request.known is None
+        if searched:
             relation = scene.relate_anew(relation, first, aligned.laid(relation, found))
         fused = scene.write_fused(volume, report, first, second, relation, output=output)
-        if transform is None:
+        if searched:
             transform = self._writeTransform(request, first, second, found)
         fused.SetNodeReferenceID(aligned.TRANSFORM, transform.GetID() if transform else None)
         theWatch().followAnew()
@@ -321,10 +318,14 @@ class ASFEFusionLogic(ScriptedLoadableModuleLogic):
         request = makeRequest(firstVolume, secondVolume, None, choicesFrom(settings), fused=False)
         job = request.job
         told = (lambda fraction, step: progress(fraction, str(step))) if progress else None
-        return request, look(job.first, job.second, job.settings, told, displacement=job.displacement)[1].to_dict()
+        report = look(job.first, job.second, job.settings, told, displacement=job.displacement)[1]
+        return request, request.complete(report.to_dict())
 
     def finishAlignment(self, request, report):
-        """The transform node of a search; None where the volumes were only judged. Raises FusionError "node_gone"."""
+        """The transform node of a search; None where the volumes were only judged. Raises FusionError "node_gone".
+
+        :param report: see `Request.complete`.
+        """
         from ASFEFusionLib.errors import FusionError
 
         first, second = (slicer.mrmlScene.GetNodeByID(nodeID) for nodeID in (request.firstID, request.secondID))

@@ -12,8 +12,9 @@ import numpy as np
 import vtk
 
 from .alignment import landmarks
-from .errors import FusionError
+from .errors import STALE, FusionError
 from .scene import FIRST, LPS, SECOND, Relation, is_fused, matrix_between, read_volume, report_of, set_report
+from .settings import Notice
 
 # Attribute of a transform node that came out of an alignment; reference from the fused volume to it.
 ALIGNMENT, TRANSFORM = "ASFEFusion.Alignment", "ASFEFusion.Transform"
@@ -23,8 +24,8 @@ BEFORE = "ASFEFusion.Before"
 ASIDE = 0.8
 
 
-def landmark_matrix(first: Any, second: Any, points: tuple[Any, Any]) -> np.ndarray:
-    """4 x 4, the second volume node's own space to the first's (LPS mm), from a markups node placed on each.
+def landmark_matrix(first: Any, second: Any, points: tuple[Any, Any]) -> tuple[np.ndarray, list[Notice]]:
+    """4 x 4, the second volume node's own space to the first's (LPS mm), from a markups node placed on each; doubts.
 
     The points are where they are seen, with the transforms of today. FusionError "landmarks_few",
     "landmarks_unpaired", "landmarks_bent" (a volume is under a transform that bends).
@@ -36,12 +37,14 @@ def landmark_matrix(first: Any, second: Any, points: tuple[Any, Any]) -> np.ndar
             raise FusionError("landmarks_bent", name=volume.GetName())
         found = []
         for n in range(markups.GetNumberOfControlPoints()):
-            if markups.GetNthControlPointPositionStatus(n) == markups.PositionDefined:
-                point = [0.0] * 3
-                markups.GetNthControlPointPositionWorld(n, point)
-                found.append((LPS @ to_own @ [*point, 1.0])[:3])
+            point = [0.0] * 3
+            markups.GetNthControlPointPositionWorld(n, point)
+            there = markups.GetNthControlPointPositionStatus(n) == markups.PositionDefined
+            found.append((LPS @ to_own @ [*point, 1.0])[:3] if there else [np.nan] * 3)
         placed.append(np.array(found).reshape(-1, 3))
-    return np.linalg.inv(landmarks.rigid(*placed)[0])
+    matrix, left = landmarks.rigid(*placed)
+    doubt = landmarks.doubt(left)
+    return np.linalg.inv(matrix), [doubt] if doubt else []
 
 
 def write_transform(
@@ -61,8 +64,37 @@ def write_transform(
     node.SetAndObserveTransformNodeID(relation.parent if scene.GetNodeByID(relation.parent or "") else None)
     node.SetNodeReferenceID(FIRST, first.GetID())
     node.SetNodeReferenceID(SECOND, second.GetID())
-    node.SetAttribute(ALIGNMENT, json.dumps({**alignment, "inputs": inputs}))
+    places = {"first": relation.first_matrix, "second": relation.second_matrix, "node": _matrix(node)}
+    state = {name: place.round(4).tolist() for name, place in places.items()}
+    node.SetAttribute(ALIGNMENT, json.dumps({**alignment, "inputs": inputs, "places": state}))
     return node
+
+
+def _matrix(node: Any) -> np.ndarray:
+    """4 x 4 of a linear transform node, to its parent (RAS mm)."""
+    matrix = vtk.vtkMatrix4x4()
+    node.GetMatrixTransformToParent(matrix)
+    return np.array([[matrix.GetElement(r, c) for c in range(4)] for r in range(4)])
+
+
+def outdated(node: Any) -> str | None:
+    """Why the transform no longer lays the second volume where the alignment found it: a key of `errors.STALE`."""
+    first, second = pair_of(node)
+    if first is None or second is None:
+        return "input_gone"
+    known = alignment_of(node).get("places", {})
+    now = {"node": _matrix(node), "first": _place(first), "second": _place(second)}
+    for name, why in (("node", "transform_edited"), ("first", "geometry_changed"), ("second", "geometry_changed")):
+        if name not in known or now[name] is None or np.abs(np.array(known[name]) - now[name]).max() > 1e-3:
+            return why
+    return None
+
+
+def _place(node: Any) -> np.ndarray | None:
+    try:
+        return read_volume(node).ijk_to_physical
+    except FusionError:
+        return None
 
 
 def laid(relation: Relation, alignment: dict[str, Any]) -> np.ndarray:
@@ -71,10 +103,18 @@ def laid(relation: Relation, alignment: dict[str, Any]) -> np.ndarray:
 
 
 def apply(node: Any) -> None:
-    """Puts the second volume of the alignment under its transform. FusionError "node_gone"."""
-    second = node.GetNodeReference(SECOND)
-    if second is None:
+    """Puts the second volume of the alignment under its transform, and that under what is above the first one now.
+
+    FusionError "node_gone", "alignment_old" (a volume was hardened or changed since, or the transform edited).
+    """
+    first, second = pair_of(node)
+    if first is None or second is None:
         raise FusionError("node_gone")
+    why = outdated(node)
+    if why:
+        raise FusionError("alignment_old", name=node.GetName(), why=STALE[why])
+    if first.GetTransformNodeID() != node.GetID():
+        node.SetAndObserveTransformNodeID(first.GetTransformNodeID())
     before = second.GetTransformNodeID()
     if before != node.GetID():
         node.SetNodeReferenceID(BEFORE, before)
@@ -121,6 +161,26 @@ def to_confirm(alignment: dict[str, Any]) -> bool:
     return any(reason["code"] == "align_any" for reason in alignment.get("reasons", []))
 
 
+def unconfirmed_above(node: Any) -> bool:
+    """A transform that still waits to be confirmed is this node or above it."""
+    while node is not None:
+        if to_confirm(alignment_of(node)):
+            return True
+        node = node.GetParentTransformNode()
+    return False
+
+
+def doubted(report: dict[str, Any]) -> dict[str, Any]:
+    """The report with the doubt that a search of all orientations leaves, if it has it not yet."""
+    found, doubt = report.get("alignment"), Notice("align_any")
+    if to_confirm(found or {}):
+        return report
+    plain = {"code": doubt.code, "facts": {}, "text": str(doubt)}
+    if found:
+        found = {**found, "trusted": False, "reasons": [*found["reasons"], plain]}
+    return {**report, "alignment": found, "warnings": [*report.get("warnings", []), plain]}
+
+
 def confirm(node: Any) -> None:
     """Notes in the transform node, and in the fused volumes made with it, that a person has confirmed the sides."""
     node.SetAttribute(ALIGNMENT, json.dumps(confirmed(alignment_of(node))))
@@ -144,10 +204,7 @@ def mark_sides(first: Any, second: Any, node: Any, words: tuple[str, str]) -> An
     """
     scene = first.GetScene()
     markers = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", f"{words[0]}/{words[1]}: {node.GetName()}")
-    matrix = vtk.vtkMatrix4x4()
-    node.GetMatrixTransformToParent(matrix)
-    second_to_first = np.array([[matrix.GetElement(r, c) for c in range(4)] for r in range(4)])
-    for volume, to_first in ((first, np.eye(4)), (second, LPS @ second_to_first @ LPS)):
+    for volume, to_first in ((first, np.eye(4)), (second, LPS @ _matrix(node) @ LPS)):
         box = read_volume(volume)
         corners = np.array(np.meshgrid(*((-0.5, n - 0.5) for n in box.size_ijk))).reshape(3, -1)
         x, *_ = box.ijk_to_physical[:3] @ np.vstack([corners, np.ones(8)])

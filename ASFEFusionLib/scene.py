@@ -219,7 +219,7 @@ def relate_anew(relation: Relation, first: slicer.vtkMRMLVolumeNode, matrix: np.
     probe = _probe_points(relation.first_size) @ (to_index @ relation.first_matrix).T
     # It is then under the first one's parent too.
     place = probe[:, :3], _bent_content(first, first)
-    return replace(relation, matrix=matrix, displacement=None, notices=[], others=[*relation.others, place])
+    return replace(relation, matrix=matrix, displacement=None, notices=[], others=[place])
 
 
 def probe_between(

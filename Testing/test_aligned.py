@@ -183,19 +183,20 @@ def test_landmarks_where_they_are_seen(stage, pair):
     assert aligned.alignment_of(node)["moved"] < 1
     stage.logic.applyAlignment(node)
     assert error(ct, mr) < 0.7
-    # Points that were begun and not placed do not count.
-    second.UnsetNthControlPointPosition(3)
-    first.UnsetNthControlPointPosition(3)
-    stage.logic.fuse(ct, mr, firstLandmarks=first, secondLandmarks=second)
+    stage.logic.removeAlignment(node)
+    # A point that was begun and not placed takes its partner out, and no other.
+    second.UnsetNthControlPointPosition(1)
+    again = stage.logic.align(ct, mr, "near", firstLandmarks=first, secondLandmarks=second)
+    assert aligned.alignment_of(again)["moved"] < 1
     first.UnsetNthControlPointPosition(2)
-    for code, points in (("landmarks_unpaired", (first, second)), ("landmarks_one", (first, None))):
+    for code, points in (("landmarks_few", (first, second)), ("landmarks_one", (first, None))):
         with pytest.raises(FusionError) as caught:
             stage.logic.fuse(ct, mr, firstLandmarks=points[0], secondLandmarks=points[1])
         assert caught.value.code == code
-    second.UnsetNthControlPointPosition(2)
+    second.RemoveNthControlPoint(1)
     with pytest.raises(FusionError) as caught:
         stage.logic.fuse(ct, mr, firstLandmarks=first, secondLandmarks=second)
-    assert caught.value.code == "landmarks_few"
+    assert caught.value.code == "landmarks_unpaired"
 
 
 def test_all_orientations_are_confirmed_by_a_person(stage, pair, monkeypatch):
@@ -244,6 +245,96 @@ def test_sides_are_marked_by_each_volumes_own_header(stage, pair):
         assert (named["R CT"] - named["L CT"]) @ to_right > 60
         assert ((named["R MR"] - named["L MR"]) @ to_right > 60) == (not turned)
         assert markers.GetLocked()
+
+
+def test_an_alignment_that_no_longer_fits_is_not_put_to_use(stage, pair):
+    """A volume hardened since, or the transform edited; another parent of the first one is followed."""
+    ct, mr = pair
+    node = stage.logic.align(ct, mr, "near")
+    assert aligned.outdated(node) is None
+    other = linear(pose.about(np.zeros(3), pose.rotation(np.array([0.3, 0.2, 0.1])), np.array([50.0, 0, 0])))
+    ct.SetAndObserveTransformNodeID(other.GetID())
+    stage.logic.applyAlignment(node)
+    assert error(ct, mr) < 0.7
+    stage.logic.removeAlignment(node)
+    edited = vtk.vtkMatrix4x4()
+    node.GetMatrixTransformToParent(edited)
+    kept = vtk.vtkMatrix4x4()
+    kept.DeepCopy(edited)
+    edited.SetElement(0, 3, edited.GetElement(0, 3) + 40)
+    node.SetMatrixTransformToParent(edited)
+    assert aligned.outdated(node) == "transform_edited"
+    node.SetMatrixTransformToParent(kept)
+    assert aligned.outdated(node) is None
+    ct.HardenTransform()
+    before = mr.GetTransformNodeID()
+    assert aligned.outdated(node) == "geometry_changed"
+    with pytest.raises(FusionError) as caught:
+        stage.logic.applyAlignment(node)
+    assert caught.value.code == "alignment_old"
+    assert "hardened" in str(caught.value)
+    assert mr.GetTransformNodeID() == before
+
+
+def test_an_unconfirmed_pose_is_trusted_in_no_way(stage, pair):
+    """Applied and checked, or taken for a start: the doubt stays until a person has looked."""
+    ct, mr = pair
+    node = stage.logic.align(ct, mr, "rigid-any")
+    checks = [lambda: stage.logic.checkAlignment(ct, mr, start=node)]
+    checks.append(lambda: aligned.alignment_of(stage.logic.align(ct, mr, "near", start=node)))
+    checks.append(lambda: scene.report_of(stage.logic.fuse(ct, mr, start=node))["alignment"])
+    for check in checks:
+        found = check()
+        assert not found["trusted"]
+        assert "align_any" in [reason["code"] for reason in found["reasons"]]
+    stage.logic.applyAlignment(node)
+    fused = stage.logic.fuse(ct, mr)
+    assert not scene.report_of(fused)["alignment"]["trusted"]
+    assert "align_any" in [w["code"] for w in scene.report_of(fused)["warnings"]]
+    aligned.confirm(node)
+    assert stage.logic.checkAlignment(ct, mr)["trusted"]
+
+
+def test_a_known_alignment_that_is_removed_leaves_its_verdict(stage, pair):
+    from ASFEFusionLib.fusion import fuse
+    from ASFEFusionPanel.choices import Choices, makeRequest
+
+    ct, mr = pair
+    node = stage.logic.align(ct, mr, "rigid-any")
+    request = makeRequest(ct, mr, None, Choices(alignment="rigid-any"), known=node)
+    volume, report = fuse(request.job.first, request.job.second, request.job.settings)
+    slicer.mrmlScene.RemoveNode(node)
+    fused = stage.logic.finish(request, volume, report.to_dict())
+    assert not scene.report_of(fused)["alignment"]["trusted"]
+    assert "align_any" in [w["code"] for w in scene.report_of(fused)["warnings"]]
+    assert fused.GetNodeReference(aligned.TRANSFORM) is None
+
+
+def test_an_edited_transform_is_not_taken_for_what_was_found(stage, pair):
+    from ASFEFusionPanel.choices import Choices, makeRequest
+
+    ct, mr = pair
+    node = stage.logic.align(ct, mr, "near")
+    assert makeRequest(ct, mr, None, Choices(alignment="near"), known=node).known
+    moved = vtk.vtkMatrix4x4()
+    node.GetMatrixTransformToParent(moved)
+    moved.SetElement(1, 3, moved.GetElement(1, 3) + 5)
+    node.SetMatrixTransformToParent(moved)
+    assert not makeRequest(ct, mr, None, Choices(alignment="near"), known=node).known
+
+
+def test_a_start_that_was_not_used_makes_nothing_up_to_date(stage, pair):
+    """With landmarks, or searched on from: lying under the start is not lying where it was fused."""
+    ct, mr = pair
+    near = pose.about(np.array([0, 0, 50.0]), pose.rotation(np.radians([2, 0, -2])), np.array([6, -2, 1.0]))
+    start = linear(LPS @ near @ np.linalg.inv(AWAY) @ LPS, ct.GetParentTransformNode())
+    fused = stage.logic.fuse(ct, mr, alignment="near", start=start)
+    assert scene.out_of_date(fused) is None
+    above = mr.GetTransformNodeID()
+    mr.SetAndObserveTransformNodeID(start.GetID())
+    assert scene.out_of_date(fused) == "transform_changed"
+    mr.SetAndObserveTransformNodeID(above)
+    assert scene.out_of_date(fused) is None
 
 
 def test_a_volume_that_is_gone(stage, pair):

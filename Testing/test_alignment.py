@@ -330,17 +330,49 @@ def test_markups_files(tmp_path):
         path = tmp_path / f"{frame}.mrk.json"
         path.write_text(json.dumps({"markups": [{"coordinateSystem": frame, "controlPoints": control}]}))
         sign = np.array([1, 1, 1] if frame == "LPS" else [-1, -1, 1])
-        assert np.array_equal(landmarks.read(path), sign * points)
+        assert np.array_equal(landmarks.read(path)[:3], sign * points)
+        assert np.isnan(landmarks.read(path)[3]).all()  # not placed, but in its place in the order
         path = tmp_path / f"{frame}.fcsv"
         rows = "".join(f"n{n},{x},{y},{z},0,0,0,1\n" for n, (x, y, z) in enumerate(points))
         path.write_text(f"# Markups fiducial file version = 4.11\n# CoordinateSystem = {frame}\n{rows}")
         assert np.array_equal(landmarks.read(path), sign * points)
     path = tmp_path / "none.mrk.json"
     path.write_text("{}")
+    six = tmp_path / "six.mrk.json"
+    six.write_text(json.dumps({"markups": [{"controlPoints": [{"position": [1, 2, 3, 4, 5, 6]}] * 2}]}))
+    with pytest.raises(FusionError):
+        landmarks.read(six)
     for where, code in ((path, "landmarks_unreadable"), (tmp_path / "no.fcsv", "file_missing")):
         with pytest.raises(FusionError) as caught:
             landmarks.read(where)
         assert caught.value.code == code
+
+
+def test_landmarks_that_were_not_placed_take_their_partners_out():
+    rng = np.random.default_rng(8)
+    fixed = rng.uniform(-60, 60, (6, 3))
+    moving = fixed @ MOTION[:3, :3].T + MOTION[:3, 3]
+    fixed[1], moving[4] = np.nan, np.nan
+    matrix, left = landmarks.rigid(fixed, moving)
+    assert np.allclose(matrix, MOTION)
+    assert left.shape == (4,)
+    assert landmarks.doubt(left) is None
+    moving[[0, 2]] = moving[[2, 0]]
+    assert landmarks.doubt(landmarks.rigid(fixed, moving)[1]).code == "landmarks_apart"
+    fixed[[0, 2]] = np.nan
+    with pytest.raises(FusionError) as caught:
+        landmarks.rigid(fixed, moving)
+    assert (caught.value.code, caught.value.facts["count"]) == ("landmarks_few", 2)
+
+
+def test_a_transform_that_flattens_space_is_refused(tmp_path):
+    for n, diagonal in enumerate(([1, 1, 0], [0, 0, 0], [1e-6, 1e-6, 1e-6])):
+        flat = sitk.AffineTransform(3)
+        flat.SetMatrix(np.diag(np.array(diagonal, float)).ravel().tolist())
+        sitk.WriteTransform(flat, str(tmp_path / f"{n}.tfm"))
+        with pytest.raises(FusionError) as caught:
+            transforms.read(tmp_path / f"{n}.tfm")
+        assert caught.value.code == "transform_flat"
 
 
 def test_other_transforms(tmp_path, heads):

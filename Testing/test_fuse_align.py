@@ -95,6 +95,29 @@ def test_landmarks(folder):
     assert np.abs(fused - right).max() <= 1
 
 
+def test_landmarks_that_do_not_fit_are_said(folder, capsys):
+    points = np.random.default_rng(3).uniform(-60, 60, (4, 3))
+    for name, order in (("good", [0, 1, 2, 3]), ("swapped", [1, 0, 2, 3])):
+        rows = [f"{n},{x},{y},{z},0,0,0,1\n" for n, (x, y, z) in enumerate(points[order])]
+        (folder / f"{name}.fcsv").write_text("# CoordinateSystem = LPS\n" + "".join(rows), encoding="utf-8")
+    fuse(folder, "mr.nrrd", "--landmarks", folder / "good.fcsv", folder / "swapped.fcsv", "--no-check")
+    assert "mm apart after all" in capsys.readouterr().err
+    fuse(folder, "mr.nrrd", "--landmarks", folder / "good.fcsv", folder / "good.fcsv", "--no-check")
+    assert "mm apart" not in capsys.readouterr().err
+
+
+def test_a_picture_has_no_place_to_be_moved_from(folder, tmp_path, capsys):
+    picture = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 255, (40, 40)).astype(np.uint8))
+    for name in ("a", "b"):
+        sitk.WriteImage(picture, str(tmp_path / f"{name}.png"))
+    transforms.write(AWAY, np.zeros(3), tmp_path / "given.tfm")
+    common = ["fuse", *(str(tmp_path / n) for n in ("a.png", "b.png")), "--output", str(tmp_path / "out.png")]
+    for more in (["--transform", "given.tfm"], ["--save-transform", "saved.tfm"]):
+        assert main([*common, more[0], str(tmp_path / more[1])]) == 1
+        assert "is a picture" in capsys.readouterr().err
+    assert not (tmp_path / "out.png").exists()
+
+
 def test_a_bent_transform(folder, heads, capsys):
     """A B-spline that takes everything 9 mm aside."""
     spline = sitk.BSplineTransformInitializer(to_sitk(heads["CT"]), [4, 4, 4])

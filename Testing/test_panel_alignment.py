@@ -138,6 +138,52 @@ def test_all_orientations_wait_for_a_person(stage, pair):
     assert "Warning" not in stage.ui.resultLabel.text
 
 
+def test_a_quick_look_says_the_doubts_of_what_it_uses(stage, pair):
+    choose(stage.ui.alignmentCombo, "rigid-any")
+    align(stage)
+    stage.ui.quickLookButton.click()
+    stage.wait()
+    assert "Quick look in" in stage.ui.resultLabel.text
+    assert "left may have become right" in stage.ui.resultLabel.text
+    # Searched once more, it is searched: what was found before does not stand for a check.
+    before = stage.parameters.alignmentTransform
+    align(stage)
+    assert stage.parameters.alignmentTransform is not before
+    assert "NOT TRUSTED" in stage.ui.resultLabel.text
+    # Volumes that are gone leave nothing to confirm.
+    slicer.mrmlScene.RemoveNode(pair[1])
+    stage.settle()
+    assert stage.ui.confirmButton.isHidden()
+    assert not stage.ui.applyTransformButton.enabled
+    assert stage.parameters.sideMarkers is None
+
+
+def test_an_edited_transform_is_out_of_date(stage, pair):
+    import vtk
+
+    choose(stage.ui.alignmentCombo, "near")
+    align(stage)
+    node = stage.parameters.alignmentTransform
+    matrix = vtk.vtkMatrix4x4()
+    matrix.SetElement(0, 3, 7.0)
+    node.SetMatrixTransformToParent(matrix)
+    stage.settle()
+    assert "OUT OF DATE: the transform was changed by hand" in stage.ui.alignmentResultLabel.text
+    assert not stage.ui.applyTransformButton.enabled
+
+
+def test_swap_takes_landmarks_along_and_leaves_the_start(stage, pair):
+    first, second = markups(np.zeros((3, 3)), "on CT"), markups(np.zeros((3, 3)), "on MR")
+    stage.parameters.firstLandmarks, stage.parameters.secondLandmarks = first, second
+    stage.parameters.startTransform = linear(np.eye(4))
+    stage.settle()
+    stage.ui.swapButton.click()
+    stage.settle()
+    assert (stage.parameters.firstLandmarks, stage.parameters.secondLandmarks) == (second, first)
+    assert stage.parameters.startTransform is None
+    assert "Start was set back" in stage.ui.resultLabel.text
+
+
 def test_a_search_is_cancelled(stage, pair):
     choose(stage.ui.alignmentCombo, "rigid-any")
     before = stage.nodes()

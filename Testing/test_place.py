@@ -139,6 +139,42 @@ def test_a_second_that_is_turned_round_is_not_trusted(heads, axis):
     assert pose.mean_distance(np.array(found["matrix"]), right, points(heads["CT"])) < 1
 
 
+def test_a_mirrored_or_stretched_second_is_not_trusted(heads):
+    """What no rigid pose mends: a lost flip, a wrong distance of slices."""
+    mr = heads["MR"]
+    mirrored = replace(mr, voxels=mr.voxels[:, :, ::-1].copy())
+    assert "align_mirrored" in codes(fuse(heads["CT"], mirrored, FusionSettings(align="near"))[1])
+    longer = mr.ijk_to_physical.copy()
+    longer[:3, 2] *= 1.15
+    middle = (np.array(mr.size_ijk) - 1) / 2
+    longer[:3, 3] += (mr.ijk_to_physical - longer)[:3, :3] @ middle
+    report = fuse(heads["CT"], replace(mr, ijk_to_physical=longer), FusionSettings(align="near"))[1]
+    assert "align_stretched" in codes(report)
+    assert not report.alignment["trusted"]
+
+
+def test_too_thin_to_be_sure(heads):
+    """Slices over 42 mm at the top of the head, which is round there."""
+    ct = heads["CT"]
+    top = ct.ijk_to_physical.copy()
+    top[:3, 3] = (ct.ijk_to_physical @ [0, 0, 28, 1])[:3]
+    report = fuse(replace(ct, voxels=ct.voxels[28:38], ijk_to_physical=top), heads["MR"])[1]
+    assert "align_thin" in codes(report)
+    said = next(w for w in report.warnings if w.code == "align_thin")
+    assert 30 <= said.facts["millimetres"] <= 42
+
+
+def test_a_bent_second_with_holes_is_judged_too(heads):
+    voxels = heads["MR"].voxels.astype(np.float32)
+    voxels[:3] = np.nan
+    bent = Displacement(np.zeros((3, 3, 3, 3), np.float32), np.diag([200.0, 200, 200, 1]))
+    assert fuse(heads["CT"], replace(heads["MR"], voxels=voxels), displacement=bent)[1].alignment["trusted"]
+    report = place.look(heads["CT"], replace(heads["MR"], voxels=voxels * np.nan), FusionSettings(), displacement=bent)[
+        1
+    ]
+    assert codes(report) == ["align_unjudged"]
+
+
 def test_a_search_is_cancelled(heads):
     steps = []
 

@@ -44,7 +44,7 @@ class AlignmentPart:
         """The transform of the last alignment; None if there is none, or if it is of other volumes."""
         node = self.parameters.alignmentTransform
         pair = self.parameters.firstVolume, self.parameters.secondVolume
-        if node is None or not aligned.alignment_of(node) or aligned.pair_of(node) != pair:
+        if node is None or None in pair or not aligned.alignment_of(node) or aligned.pair_of(node) != pair:
             return None
         return node
 
@@ -53,10 +53,15 @@ class AlignmentPart:
         self._mark(None)
         self.parameters.alignmentTransform = node
 
+    @staticmethod
+    def _waits(node: Any) -> bool:
+        """For a person to look at right and left."""
+        return aligned.to_confirm(aligned.alignment_of(node)) and aligned.outdated(node) is None
+
     def _mark(self, node: Any) -> None:
         """Markers of the sides as long as a person has to look at them, and none else."""
         markers = self.parameters.sideMarkers
-        wanted = node is not None and aligned.to_confirm(aligned.alignment_of(node))
+        wanted = node is not None and self._waits(node)
         if markers is None and wanted:
             first, second = aligned.pair_of(node)
             # Translators: one letter each, for the patient's right and left
@@ -76,13 +81,17 @@ class AlignmentPart:
             else _("Judge whether the two volumes lie right, without fusing")
         )
         applied = node is not None and aligned.is_applied(node)
-        ui.applyTransformButton.enabled = node is not None
+        ui.applyTransformButton.enabled = applied or (node is not None and aligned.outdated(node) is None)
         ui.applyTransformButton.text = _("Put second volume back") if applied else _("Apply to second volume")
-        ui.confirmButton.visible = node is not None and aligned.to_confirm(aligned.alignment_of(node))
+        ui.confirmButton.visible = node is not None and self._waits(node)
         setText(ui.alignmentResultLabel, self._verdict(node) if node is not None else "")
 
     @staticmethod
     def _verdict(node: Any) -> str:
+        why = aligned.outdated(node)
+        if why:
+            text = _("{name} is OUT OF DATE: {reason}.")
+            return text.format(name=node.GetName(), reason=words.staleText(why))
         found = verdict(aligned.alignment_of(node))
         return _("{verdict} Transform: {name}.").format(name=node.GetName(), verdict=found)
 

@@ -94,9 +94,25 @@ class Request:
     firstID: str
     secondID: str
     outputID: str | None
-    # What the alignment stands on; and a transform node, whose alignment these inputs had before.
+    # What the alignment stands on; the transform node of an earlier one of the same, and what was found then.
     inputs: list
     knownID: str | None = None
+    known: dict | None = None
+    # The second lies by a search of all orientations that nobody has confirmed.
+    unconfirmed: bool = False
+
+    def complete(self, report: dict, transform: Any = None) -> dict:
+        """A run's report with what was known before it: `transform` is the node of the known alignment, if it is there.
+
+        What a person has confirmed meanwhile counts.
+        """
+        notices = [{"code": n.code, "facts": n.facts, "text": str(n)} for n in self.relation.notices]
+        report = {**report, "warnings": notices + report.get("warnings", [])}
+        known = self.known and (aligned.alignment_of(transform) or self.known)
+        if known:
+            found = {name: value for name, value in known.items() if name not in ("inputs", "places")}
+            report |= {"alignment": found, "warnings": found["reasons"] + report["warnings"]}
+        return aligned.doubted(report) if self.unconfirmed else report
 
     @property
     def nodeIDs(self) -> list[str]:
@@ -130,8 +146,9 @@ def makeRequest(
         raise FusionError("align_bent", name=second.GetName())
     inputs = _inputs(first, second, relation, choices)
     found = aligned.alignment_of(known) if known is not None and choices.alignment != AS_LOADED else {}
-    if not found or aligned.pair_of(known) != (first, second) or found.get("inputs") != inputs:
-        known = None
+    same = bool(found) and aligned.pair_of(known) == (first, second) and found.get("inputs") == inputs
+    if not same or aligned.outdated(known):
+        known = found = None
     else:
         relation = scene.relate_anew(relation, first, aligned.laid(relation, found))
     placed = relation.place(volumes[1])
@@ -161,7 +178,9 @@ def makeRequest(
         )
     job = Job(volumes[0], placed, settings, relation.displacement, fused)
     nodeIDs = first.GetID(), second.GetID(), output.GetID() if output else None
-    return Request(job, relation, *nodeIDs, inputs, known and known.GetID())
+    above = second.GetParentTransformNode() if choices.start is None else choices.start
+    laid = choices.firstLandmarks is None and aligned.unconfirmed_above(above)
+    return Request(job, relation, *nodeIDs, inputs, known and known.GetID(), found, unconfirmed=laid)
 
 
 def _inputs(first: Any, second: Any, relation: scene.Relation, choices: Choices) -> list:
@@ -175,13 +194,15 @@ def _inputs(first: Any, second: Any, relation: scene.Relation, choices: Choices)
 
 def relate(first: Any, second: Any, choices: Choices) -> scene.Relation:
     """How the second lies to the first: by the transforms above the two, or as the choices lay it. FusionError."""
-    relation = scene.relate(first, second, choices.start)
-    matrix = landmarks(first, second, choices)
-    return relation if matrix is None else scene.relate_anew(relation, first, matrix)
+    laid = landmarks(first, second, choices)
+    if laid is None:
+        return scene.relate(first, second, choices.start)
+    relation = scene.relate_anew(scene.relate(first, second), first, laid[0])
+    return replace(relation, notices=laid[1])
 
 
 def landmarks(first: Any, second: Any, choices: Choices) -> Any:
-    """4 x 4 by which the chosen landmarks lay the second on the first; None: none are chosen. FusionError."""
+    """See `aligned.landmark_matrix`; None: none are chosen. FusionError."""
     points = choices.firstLandmarks, choices.secondLandmarks
     if points == (None, None):
         return None

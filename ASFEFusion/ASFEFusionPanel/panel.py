@@ -323,9 +323,13 @@ class Panel:
             p.firstModality, p.secondModality = p.secondModality, p.firstModality
             p.firstWindow, p.secondWindow = p.secondWindow, p.firstWindow
             p.functional = {"first": "second", "second": "first"}.get(p.functional, p.functional)
+            p.firstLandmarks, p.secondLandmarks = p.secondLandmarks, p.firstLandmarks
+            start, p.startTransform = p.startTransform, None
         finally:
             self._updating = False
         self.update()
+        if start is not None:
+            self._say(_("{name} lays the other volume: Start was set back.").format(name=start.GetName()))
 
     def onOpacity(self, value: int = 0) -> None:
         self.layout.showPair(self.inputs.node("first"), self.inputs.node("second"), self.ui.opacitySlider.value / 100)
@@ -378,19 +382,19 @@ class Panel:
                 return
             self.quickLook.show(volume, request.relation.parent, name)
             self.quickLook.probe = request.relation.probe
+            report = request.complete(report, self.alignment.node)
             self._ended(_("Quick look in {view}: scroll to leave it.").format(view=name), report)
 
-        self._start(lambda: self._makeRequest(None, lattice=lattice), show)
+        self._start(lambda: self._makeRequest(None, lattice=lattice, known=self.alignment.node), show)
 
     def _makeRequest(self, output: Any, **options: Any) -> Any:
-        known = self.alignment.node
-        pair = self.inputs.node("first"), self.inputs.node("second")
-        return makeRequest(*pair, output, self.inputs.choices(), copy=True, known=known, **options)
+        return makeRequest(*self.inputs.nodes, output, self.inputs.choices(), copy=True, **options)
 
     def onAlign(self, checked: bool = False) -> None:
         """The alignment alone: searched, or judged as it is."""
 
         def show(volume: Any, report: dict) -> None:
+            report = self._request.complete(report)
             node = self.logic.finishAlignment(self._request, report)
             if node is not None:
                 self.alignment.show(node)
@@ -423,7 +427,7 @@ class Panel:
             else:
                 slicer.util.showStatusMessage(_("{name} is done.").format(name=fused.GetName()), 5000)
 
-        self._start(lambda: self._makeRequest(output), show)
+        self._start(lambda: self._makeRequest(output, known=self.alignment.node), show)
 
     def _start(self, make: Callable[[], Any], show: Callable[[Any, dict], None], torch: bool = True) -> None:
         self.quickLook.clear()

@@ -33,6 +33,7 @@ def _errorTexts() -> dict[str, str]:
         "landmarks_few": _("{count} pairs of landmarks do not fix a pose: place three or more, not on one line."),
         "landmarks_unpaired": _("There are {first} and {second} landmarks: place them in pairs, in the same order."),
         "landmarks_one": _("Landmarks are needed on both volumes: choose two lists of points, one for each."),
+        "alignment_old": _("{name} no longer fits the volumes as they are: align them again."),
         "landmarks_bent": _("{name} is under a non-linear transform: landmarks do not lay it."),
         "transform_not_rigid": _("{path} does more than turn and shift: choose As loaded to use it as it is."),
         "volume_constant": _("{name} has the same value in every voxel: choose a volume that shows something."),
@@ -85,6 +86,10 @@ def _warningTexts() -> dict[str, str]:
         "align_shifted": _("The two volumes look shifted by about {millimetres} mm against each other: align them."),
         "align_rival": _("Another pose, {millimetres} mm away, fits as well or better: look at both volumes."),
         "align_round": _("Turned round by 180 degrees the two fit as well: one may lie head to foot or front to back."),
+        "landmarks_apart": _("The pairs of landmarks lie {millimetres} mm apart after all: check order and places."),
+        "align_mirrored": _("Mirrored the two fit as well or better: check right and left of both volumes."),
+        "align_stretched": _("The two fit better with one stretched by about {percent} %: check their spacings."),
+        "align_thin": _("What both volumes show is only {millimetres} mm thick, too little to be sure of a tilt."),
         "align_weak": _("The two volumes have too little in common to tell whether they lie right: look at them."),
         "align_little": _("Only {percent} % of the smaller body lies inside the other volume: check the alignment."),
         "align_turned": _("The result is turned by {degrees} degrees against how it lay: check that it is right."),
@@ -118,6 +123,8 @@ def _staleTexts() -> dict[str, str]:
         "transform_changed": _("the inputs were moved against each other"),
         "fused_moved": _("it was moved against the first input"),
         "voxels_changed": _("an input was changed"),
+        "transform_edited": _("the transform was changed by hand"),
+        "geometry_changed": _("a volume was hardened or changed since"),
     }
 
 

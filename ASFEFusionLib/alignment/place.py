@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import FusionError
 from ..progress import Progress, Run
-from ..settings import AS_LOADED, FusionReport, FusionSettings, Step
+from ..settings import AS_LOADED, FusionReport, FusionSettings, Notice, Step
 from ..space import Displacement, Grid, coverage, grid_of, resample
 from ..volume import Volume
 from . import transforms
@@ -80,10 +80,20 @@ def look(
 
 
 def _judged(first: Volume, second: Volume, displacement: Displacement | None, tick: Any) -> Verdict:
-    if displacement is None:
+    numbers = not (first.rgb or second.rgb) and np.isfinite(second.voxels)
+    if displacement is None or not np.any(numbers):
         return check(first, second, tick=tick)
+    if not np.all(numbers):
+        second = replace(second, voxels=np.where(numbers, second.voxels, second.voxels[numbers].min()))
     grid = _coarse(grid_of(first))
-    values = resample(second, grid, lambda part: tick(0.3 * part), displacement)
+    try:
+        values = resample(second, grid, lambda part: tick(0.3 * part), displacement)
+    except FusionError as error:
+        if error.code not in ("geometry_sheared", "resample_failed"):
+            raise
+        verdict = Verdict(True, 1.0)
+        verdict.doubt(Notice("align_unjudged", {"name": second.name}))
+        return verdict
     outside = coverage(second, grid, displacement).slab(0, grid.size[2]) == 0
     values[outside] = values.min()
     bent = Volume(values, grid.matrix, name=second.name)

@@ -38,6 +38,13 @@ def about(centre: np.ndarray, turns: np.ndarray, shifts: np.ndarray) -> np.ndarr
     return out
 
 
+def reflection(centre: np.ndarray, axis: int) -> np.ndarray:
+    """4 x 4: the mirror image about the plane through `centre` across the axis (0, 1, 2 for x, y, z)."""
+    mirror = np.eye(3)
+    mirror[axis, axis] = -1
+    return about(centre, mirror, np.zeros(3))
+
+
 def invert(matrix: np.ndarray) -> np.ndarray:
     """Inverse of rigid matrices (..., 4, 4), exactly rigid again."""
     out = np.zeros_like(matrix)

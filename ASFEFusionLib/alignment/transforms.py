@@ -25,12 +25,15 @@ KINDS = (".tfm", ".txt", ".h5")
 LATTICE, BEYOND = 4.0, 8.0
 # Lattices of more points are made coarser.
 MOST_POINTS = 2_000_000
+# A determinant of a linear part below this is none of a patient.
+FLAT = 1e-6
 
 
 def read(path: Path | str) -> sitk.Transform:
     """The transform in a .tfm, .txt or .h5 file of ITK, of any kind.
 
-    FusionError: "file_missing", "transform_unreadable" (also for transforms that are not of 3-D points).
+    FusionError: "file_missing", "transform_unreadable" (also for transforms that are not of 3-D points),
+    "transform_flat" (a linear one that makes a plane or a speck of space).
     """
     import SimpleITK as sitk
 
@@ -43,6 +46,9 @@ def read(path: Path | str) -> sitk.Transform:
         raise FusionError("transform_unreadable", path=path) from error
     if transform.GetDimension() != 3:
         raise FusionError("transform_unreadable", path=path)
+    matrix = linear(transform)
+    if matrix is not None and not (np.isfinite(matrix).all() and abs(np.linalg.det(matrix[:3, :3])) > FLAT):
+        raise FusionError("transform_flat", path=path)
     return transform
 
 

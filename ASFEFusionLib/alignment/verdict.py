@@ -1,8 +1,9 @@
 """Is a pose right? A judgement of its own, made from the voxels alone and without knowing where the pose is from.
 
-Five questions, of which each can raise a doubt: Does the best pose nearby lie where this one does? Does another one,
-found anew over the whole range, fit better? Does one turned round, front to back or head to foot, fit as well? Do the
-volumes agree here more than they do anywhere by chance? Do they overlap?
+Seven questions, of which each can raise a doubt: Does the best pose nearby lie where this one does? Does another one,
+found anew over the whole range, fit better? Does one turned round, front to back or head to foot, fit as well, or a
+mirrored one? Do the volumes fit better if one is stretched? Do they agree here more than they do anywhere by chance? Do
+they overlap, and in a region thick enough to tell a tilt?
 The limits were set on the pairs of Testing/benchmarks/alignment.py; its result says how often they err.
 """
 
@@ -18,8 +19,9 @@ from ..settings import Notice
 from ..space import Tick
 from ..volume import Volume
 from .levels import levels
-from .pose import rotation_angle
+from .pose import about, reflection, rotation_angle
 from .search import Comparison, Found, best_starts, distinct, no_limit, turn_limit
+from .similarity import interpolate
 from .starts import MOST_TURN, near_header, turned_round
 
 # The best pose nearby may lie this far off (mm, mean over the body): about what jitter and optimiser leave.
@@ -33,7 +35,13 @@ STANDS_OUT = 4.5
 # Rivals that are looked into.
 RIVALS = 8
 # A pose turned round is looked into from so many starts, and is a rival from this part of the agreement here.
-ROUND, ROUND_RIVAL = 4, 0.9
+ROUND, ROUND_RIVAL = 4, 1.0
+# Agreement of the mirrored pose over that here from which on it is a doubt. At right poses: to 1.02 (PET of a thigh).
+MIRRORED = 1.06
+# The same for stretched ones: 0.78 to 1.09 at right poses, 1.4 to 2 where a spacing is wrong by 10 %.
+STRETCHED, STRETCHES = 1.2, (0.85, 0.92, 1.08, 1.18)
+# What both volumes hold must be as thick as this (mm) in each direction: in less, a tilt changes the agreement little.
+LEAST_DEPTH = 50.0
 
 
 @dataclass
@@ -133,11 +141,17 @@ def _look_round(
     else:
         verdict.confidence = min(verdict.confidence, 1 - 0.5 / weight**2)
 
-    over = _turned_round(comparison, pose, level)
-    ratio = over.score / max(near[level].score, 1e-9)
-    verdict.facts["turned_round"] = round(ratio, 3)
-    if ratio > ROUND_RIVAL:
-        verdict.doubt(Notice("align_round"), 0.5 * min(1.0, ROUND_RIVAL / ratio) ** 4)
+    starts_round, _ = best_starts(comparison, turned_round(comparison.sampled[0], pose), ROUND, lambda _: None)
+    mirrors = [near[level].matrix @ reflection(comparison.centre, axis) for axis in range(3)]
+    for code, limit, others in (
+        ("align_round", ROUND_RIVAL, [start.matrix for start in starts_round]),
+        ("align_mirrored", MIRRORED, mirrors),
+    ):
+        ratio = _best_of(comparison, others, level).score / max(near[level].score, 1e-9)
+        verdict.facts[code.removeprefix("align_")] = round(ratio, 3)
+        if ratio > limit:
+            verdict.doubt(Notice(code), 0.5 * min(1.0, limit / ratio) ** 4)
+    _doubt_shape(comparison, verdict, near[level].matrix, level)
 
     rival = _rival(comparison, starts, near, pose, tick)
     if rival is None:
@@ -152,11 +166,33 @@ def _look_round(
     return rival.matrix if ratio > 1 else best
 
 
-def _turned_round(comparison: Comparison, pose: np.ndarray, level: int) -> Found:
-    """The best of the poses turned by about 180 degrees against this one: a head fits itself so in outline."""
-    starts, _ = best_starts(comparison, turned_round(comparison.sampled[0], pose), ROUND, lambda _: None)
-    best = max((comparison.refine(s.matrix, 0, 6.0, 1.5, no_limit) for s in starts), key=lambda f: f.score)
+def _best_of(comparison: Comparison, starts: list[np.ndarray], level: int) -> Found:
+    """The best pose that is found from these, refined at `level`."""
+    best = max((comparison.refine(start, 0, 6.0, 1.5, no_limit) for start in starts), key=lambda f: f.score)
     return comparison.refine(best.matrix, level, 3.0, 0.8, no_limit)
+
+
+def _doubt_shape(comparison: Comparison, verdict: Verdict, pose: np.ndarray, level: int) -> None:
+    """The doubts about volumes of which one is stretched, and about what is too thin to tell."""
+    similarity, centre = comparison.similarity(level), comparison.centre
+    # A wrong spacing stretches along a volume's own axes.
+    axes = [made[level].matrix[:3, :3] / made[level].spacing for made in (comparison.sampled, comparison.other)]
+    axes[1] = pose[:3, :3].T @ axes[1]
+    lines = [np.outer(line, line) for frame in axes for line in frame.T] + [np.eye(3)]
+    stretched = np.stack([pose @ about(centre, np.eye(3) + (s - 1) * p, np.zeros(3)) for p in lines for s in STRETCHES])
+    scores = similarity.guarded(stretched)
+    ratio = float(scores.max() / max(float(similarity.guarded(pose)[0]), 1e-9))
+    verdict.facts["stretched"] = round(ratio, 3)
+    if ratio > STRETCHED:
+        percent = round(100 * abs(STRETCHES[int(scores.argmax()) % len(STRETCHES)] - 1))
+        verdict.doubt(Notice("align_stretched", {"percent": percent}), 0.5 * STRETCHED / ratio)
+
+    _, inside = interpolate(comparison.other[level], similarity.points @ pose[:3, :3].T + pose[:3, 3])
+    both = similarity.points[inside]
+    depth = np.ptp(both @ axes[0], axis=0).min() if len(both) else 0.0
+    verdict.facts["depth"] = round(float(depth), 1)
+    if depth < LEAST_DEPTH:
+        verdict.doubt(Notice("align_thin", {"millimetres": round(float(depth))}), 0.5 * depth / LEAST_DEPTH)
 
 
 def _doubt_shift(comparison: Comparison, verdict: Verdict, deficit: float) -> None:

@@ -70,6 +70,7 @@ def _start(options: argparse.Namespace) -> tuple[np.ndarray | None, list[float] 
         return transforms.rigid_start(transforms.read(options.start), options.start), None
     if options.landmarks:
         matrix, left = landmarks.rigid(*(landmarks.read(path) for path in options.landmarks))
+        say_warnings([doubt] if (doubt := landmarks.doubt(left)) else [])
         return matrix, left.round(3).tolist()
     return None, None
 

@@ -14,7 +14,7 @@ from ..files import check_output, read, write
 from ..fusion import SCALE, fuse, large, result_like
 from ..intensity import Window
 from ..preview import preview
-from ..settings import ALIGNMENTS, AS_LOADED, FusionReport
+from ..settings import ALIGNMENTS, AS_LOADED, FusionReport, Notice
 from ..space import Displacement, grid_of, resample
 from ..volume import Volume
 from .terminal import (
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
     check_plain_output(options.save_transform, inputs, transforms.KINDS)
     check_plain_output(options.report, inputs, (".json",))
     check_plain_output(options.preview, inputs, (".png",))
-    start = _given(options)
+    start, doubts = _given(options)
     for other in (options.report, options.preview):
         if other is not None and other.resolve() == options.output.resolve():
             raise FusionError("outputs_same", path=other)
@@ -75,6 +75,8 @@ def run(options: argparse.Namespace) -> None:
         first = read(options.first, options.series_first)
         progress(0.05, f"Reading {options.second.name}")
         second = read(options.second, options.series_second)
+        if first.two_d and (start is not None or options.save_transform):
+            raise FusionError("picture_transform", name=first.name)
         second, displacement, before = _placed(first, second, start)
         if displacement is not None and options.save_transform:
             raise FusionError("align_bent", name=second.name)
@@ -107,20 +109,22 @@ def run(options: argparse.Namespace) -> None:
             if transform_part:
                 transforms.write(before @ found, first.ijk_to_physical[:3] @ _middle(first), transform_part)
         progress(1.0, "Done")
-    say_warnings([warning for warning in report.warnings if warning not in said])
+    say_warnings(doubts + [warning for warning in report.warnings if warning not in said])
     seconds = sum(report.seconds.values())
     size = " x ".join(map(str, fused.size_ijk))
     say_alignment(report)
     print(f"{options.output}: {size} voxels in {seconds:.1f} s on {report.device}. {report.note}")
 
 
-def _given(options: argparse.Namespace) -> object:
-    """The transform or 4 x 4 matrix that the options name, which takes points of A to points of B; or None."""
+def _given(options: argparse.Namespace) -> tuple[object, list[Notice]]:
+    """The transform or 4 x 4 matrix that the options name, which takes points of A to those of B, or None; doubts."""
     if options.transform:
-        return transforms.read(options.transform)
+        return transforms.read(options.transform), []
     if options.landmarks:
-        return landmarks.rigid(*(landmarks.read(path) for path in options.landmarks))[0]
-    return None
+        matrix, left = landmarks.rigid(*(landmarks.read(path) for path in options.landmarks))
+        doubt = landmarks.doubt(left)
+        return matrix, [doubt] if doubt else []
+    return None, []
 
 
 def _placed(first: Volume, second: Volume, start: object) -> tuple[Volume, Displacement | None, np.ndarray]:

@@ -42,7 +42,7 @@ def main():
     parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=PAIRS)
     parser.add_argument("--starts", type=int, default=3)
     parser.add_argument("--poses", type=int, default=10, help="wrong ones, and a third as many right ones")
-    parser.add_argument("--part", choices=("starts", "poses", "both"), default="both")
+    parser.add_argument("--part", choices=("starts", "poses", "right", "both"), default="both")
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--again", action="store_true")
@@ -51,6 +51,9 @@ def main():
     for name in options.pairs:
         known = read(options.output).get(name, {})
         fixed, moving, truth, limits = load(name)
+        if options.part == "right":
+            add(options.output, name, "right", run_poses(fixed, moving, truth, limits, options))
+            continue
         if options.part != "poses" and ("starts" not in known or options.again):
             add(options.output, name, "starts", run_starts(fixed, moving, truth, limits, options))
         if options.part != "starts" and ("poses" not in known or options.again):
@@ -178,7 +181,7 @@ def run_poses(fixed, moving, truth, limits, options):
     verdict.check(fixed, moving, truth)
     whole = time.perf_counter() - began
     rows = []
-    for n in range(count + count // 3):
+    for n in range(count if options.part == "right" else 0, count + count // 3):
         wrong = n < count
         there = off(rng, *(WRONG if wrong else RIGHT), points, truth) @ truth
         began = time.perf_counter()
