@@ -19,7 +19,7 @@ $(READY): pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: make PYTHON=...") if sys.version_info < (3, 10) else 0'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -q "$(TORCH)"
-	$(VENV)/bin/python -m pip install -q -e ".[test,train]"
+	$(VENV)/bin/python -m pip install -q -e ".[test,train,evaluate]"
 	touch $(READY)
 
 clean:

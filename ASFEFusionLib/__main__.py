@@ -13,12 +13,15 @@ from .errors import Cancelled, FusionError
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     # Here and not above: they import numpy, and Ctrl-C during that must end as quietly as at any other time.
-    from .commands import align, demo, fuse, fuse_folder, info, train
+    from .commands import align, compare, demo, downstream, evaluate, fuse, fuse_folder, info, train
 
     known = {
         "fuse": fuse,
         "fuse-folder": fuse_folder,
         "align": align,
+        "evaluate": evaluate,
+        "compare": compare,
+        "downstream": downstream,
         "train": train,
         "info": info,
         "demo": demo,

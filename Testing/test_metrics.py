@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy
+import sewar
 import torch
 from PIL import Image
+from sewar.utils import Filter
 
 from ASFEFusionLib.research import metrics
 
@@ -114,6 +117,193 @@ def test_batch_equals_singles():
         for name, value in together.items():
             assert value.shape == (3,)
             assert value[i].item() == pytest.approx(alone[name].item(), abs=1e-9), name
+
+
+def eight_bit_slices():
+    """Two textured slices of bytes on black, and what a fusion with some noise makes of them; 64 x 48."""
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:64, :48] / 48
+    inside = (x - 0.5) ** 2 + (y - 0.7) ** 2 < 0.2
+    a = inside * (90 + 80 * np.sin(9 * x + 2 * y) + rng.normal(0, 8, x.shape))
+    b = inside * (120 + 90 * np.cos(7 * y) + rng.normal(0, 4, x.shape))
+    f = 0.7 * np.maximum(a, b) + 0.2 * a + rng.normal(0, 3, x.shape) * (x > 0.4)
+    return [np.clip(np.rint(v), 0, 255).astype(np.uint8) for v in (a, b, f)]
+
+
+def shannon(*images):
+    counts, _ = np.histogramdd(np.stack([v.ravel() for v in images], 1), bins=256, range=[(-0.5, 255.5)] * len(images))
+    return scipy.stats.entropy(counts.ravel(), base=2)
+
+
+def information(x, f):
+    return shannon(x) + shannon(f) - shannon(x, f)
+
+
+def correlation(x, y):
+    return np.corrcoef(x.astype(float).ravel(), y.astype(float).ravel())[0, 1]
+
+
+def edges(x, scale=1.0):
+    """Strength, and orientation in (-pi/2, pi/2], by scipy's Sobel."""
+    gx, gy = (scipy.ndimage.sobel(x.astype(float), axis, mode="mirror") for axis in (1, 0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        angle = np.arctan(gy / gx)
+    # Without any gradient, or with one straight up and down, the angle is a right one.
+    return scale * np.hypot(gx, gy), np.where(gx == 0, np.sign(gy) * np.pi / 2 + (gy == 0) * np.pi / 2, angle)
+
+
+def sigmoid(v):
+    return 1 / (1 + np.exp(-v))
+
+
+def plain_qabf(a, b, f):
+    gain, total = 0.0, 0.0
+    strength_f, angle_f = edges(f, 1 / 255)
+    for x in (a, b):
+        strength, angle = edges(x, 1 / 255)
+        stronger = np.maximum(strength, strength_f)
+        ratio = np.where(stronger > 0, np.minimum(strength, strength_f) / np.where(stronger > 0, stronger, 1), 1)
+        turned = 1 - np.abs(angle - angle_f) / (np.pi / 2)
+        gain += (0.9994 * sigmoid(15 * (ratio - 0.5)) * 0.9879 * sigmoid(22 * (turned - 0.8)) * strength).sum()
+        total += strength.sum()
+    return gain / total
+
+
+def plain_nabf(a, b, f):
+    strength_f, angle_f = edges(f, 1 / 8)
+    found = [edges(x, 1 / 8) for x in (a, b)]
+    artefact = (strength_f > found[0][0]) & (strength_f > found[1][0])
+    lost, total = 0.0, 0.0
+    for strength, angle in found:
+        stronger = np.maximum(strength, strength_f)
+        ratio = np.where(stronger > 0, np.minimum(strength, strength_f) / np.where(stronger > 0, stronger, 1), 1)
+        turned = np.abs(np.abs(angle - angle_f) - np.pi / 2) / (np.pi / 2)
+        kept_strength, kept_angle = 0.9999 * sigmoid(19 * (ratio - 0.5)), 0.9995 * sigmoid(22 * (turned - 0.5))
+        weight = np.where(strength >= 2, strength**1.5, 0.001)
+        lost += (artefact * (1 - np.sqrt(kept_strength * kept_angle)) * weight).sum()
+        total += weight.sum()
+    return lost / total
+
+
+def plain_mef_ssim(a, b, f):
+    """Patch by patch, as Ma, Zeng and Wang write it: contrast of the stronger, structure of both."""
+    line = np.exp(-(np.arange(-5.0, 6) ** 2) / 4.5)
+    window = np.outer(line, line) / line.sum() ** 2
+    values = []
+    for top in range(a.shape[0] - 10):
+        for left in range(a.shape[1] - 10):
+            patches = [v[top : top + 11, left : left + 11].astype(float) for v in (a, b)]
+            patches = [p - p.mean() for p in patches]
+            contrasts = [np.linalg.norm(p) for p in patches]
+            wanted = np.zeros((11, 11))
+            if max(contrasts) > 0:
+                consistency = min(0.99, np.linalg.norm(sum(patches)) / sum(contrasts))
+                power = min(10, np.tan(np.pi / 2 * consistency))
+                structures = [p / c if c else p for p, c in zip(patches, contrasts, strict=True)]
+                shares = [c**power / sum(d**power for d in contrasts) for c in contrasts]
+                blended = sum(share * s for share, s in zip(shares, structures, strict=True))
+                wanted = max(contrasts) * blended / np.linalg.norm(blended)
+            got = f[top : top + 11, left : left + 11].astype(float)
+            wanted, got = wanted - (window * wanted).sum(), got - (window * got).sum()
+            spread = (window * wanted**2).sum() + (window * got**2).sum() + (0.03 * 255) ** 2
+            values.append((2 * (window * wanted * got).sum() + (0.03 * 255) ** 2) / spread)
+    return np.mean(values)
+
+
+def sewar_ssim(x, f):
+    return sewar.ssim(x, f, fltr_specs={"fltr": Filter.GAUSSIAN, "sigma": 1.5, "ws": 11})[0]
+
+
+def plain_sf(f):
+    across, down = (np.diff(f.astype(float), axis=axis) for axis in (1, 0))
+    return np.sqrt((across**2).mean() + (down**2).mean())
+
+
+def plain_ag(f):
+    down, across = np.gradient(f.astype(float))
+    return np.sqrt((down**2 + across**2) / 2).sum() / ((f.shape[0] - 1) * (f.shape[1] - 1))
+
+
+def plain_psnr(a, b, f):
+    a, b, f = (v.astype(float) for v in (a, b, f))
+    return 10 * np.log10(255**2 / (((a - f) ** 2).mean() / 2 + ((b - f) ** 2).mean() / 2))
+
+
+def plain_scd(a, b, f):
+    a, b, f = (v.astype(float) for v in (a, b, f))
+    return correlation(f - b, a) + correlation(f - a, b)
+
+
+INDEPENDENT = {
+    "EN": lambda a, b, f: shannon(f),
+    "SD": lambda a, b, f: np.std(f.astype(float)),
+    "SF": lambda a, b, f: plain_sf(f),
+    "AG": lambda a, b, f: plain_ag(f),
+    "MI": lambda a, b, f: information(a, f) + information(b, f),
+    "VIF": lambda a, b, f: sewar.vifp(a, f) + sewar.vifp(b, f),
+    "CC": lambda a, b, f: (correlation(a, f) + correlation(b, f)) / 2,
+    "SCD": plain_scd,
+    "PSNR": plain_psnr,
+    "Qabf": plain_qabf,
+    "Nabf": plain_nabf,
+    "SSIM": lambda a, b, f: (sewar_ssim(a, f) + sewar_ssim(b, f)) / 2,
+    "MEFSSIM": plain_mef_ssim,
+}
+
+
+@pytest.mark.parametrize("name", metrics.METRICS)
+def test_independent_implementations(name):
+    """Libraries (sewar, scipy, numpy) where they have the metric, else its definition in plain loops, on bytes."""
+    images = eight_bit_slices()
+    ours = metrics.METRICS[name](*(torch.tensor(v[None, None] / 255) for v in images)).item()
+    assert ours == pytest.approx(INDEPENDENT[name](*images), rel=2e-5)
+    assert abs(ours) > 1e-3
+
+
+def steps(*levels):
+    """A volume of slices of 10 x 10, each of one grey level (0..255) in the middle 4 x 5 and black around."""
+    volume = torch.zeros(len(levels), 1, 10, 10, dtype=torch.float64)
+    volume[:, :, 3:7, 2:7] = torch.tensor(levels, dtype=torch.float64)[:, None, None, None] / 255
+    return volume
+
+
+def flicker(a, b, f):
+    return metrics.flicker(a, b, f).tolist()
+
+
+def test_flicker_worked_by_hand():
+    a, b = steps(40, 40, 90, 90), steps(100, 100, 100, 60)
+    assert flicker(a, b, steps(70, 82, 82, 82)) == pytest.approx([12, 0, 0])  # lighter where nothing changed
+    assert flicker(a, b, steps(70, 70, 120, 120)) == pytest.approx([0, 0, 0])  # with a source, as far as it goes
+    assert flicker(a, b, steps(70, 70, 130, 130)) == pytest.approx([0, 10, 0])  # further than any source goes
+    assert flicker(a, b, steps(70, 70, 70, 23)) == pytest.approx([0, 0, 7])
+    assert flicker(a, b, steps(40, 100, 90, 60)) == pytest.approx([60, 0, 0])  # the choice falls otherwise
+    assert flicker(a, b, a[:1].expand_as(a)) == pytest.approx([0, 0, 0])  # too steady is no flicker
+
+
+def test_flicker_counts_light_in_the_black_and_divides_by_what_the_sources_show():
+    a = b = steps(50, 50, 50)
+    f = a.clone()
+    f[1, :, 0, :] = 6 / 255  # 10 voxels of the black; the sources show 20
+    assert flicker(a, b, f) == pytest.approx([3, 3])
+    appearing = steps(0, 50)  # what is on either side counts
+    assert flicker(appearing, appearing, steps(0, 60)) == pytest.approx([10])
+    assert flicker(appearing.flip(0), appearing.flip(0), steps(60, 0)) == pytest.approx([10])
+    black = torch.zeros_like(a)
+    assert flicker(black, black, black) == [0, 0]
+
+
+def test_no_flicker_of_steady_rules():
+    a, b = slices(6)[0], slices(6)[0].roll(1, 0)
+    for f in (a, b, (a + b) / 2, torch.maximum(a, b), torch.minimum(a, b)):
+        assert max(flicker(a, b, f)) < 1e-9
+    uneven = a * torch.tensor([1, 0.8] * 3, dtype=torch.float64)[:, None, None, None]
+    assert min(flicker(a, b, uneven)) > 2
+
+
+def test_some_metrics_alone():
+    a, b = slices(2)
+    assert list(metrics.score(a, b, a, ["CC", "Nabf"])) == ["CC", "Nabf"]
 
 
 def test_scoring_in_inference_mode_spoils_no_later_loss():

@@ -13,7 +13,7 @@ from ..errors import FusionError
 from ..files import PICTURES, READABLE, WRITABLE, extension, read, write
 from ..fusion import fuse
 from ..volume import Volume
-from .terminal import add_fusion_arguments, fusion_settings, progress_bar, say_instead, say_warnings
+from .terminal import add_fusion_arguments, check_folder, fusion_settings, progress_bar, say_instead, say_warnings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,17 +101,3 @@ def output_name(name: str) -> str:
     if ext in WRITABLE:
         return name
     return name[: -len(ext)] + (".png" if ext in PICTURES else ".nrrd")
-
-
-def check_folder(output: Path, inputs: list[Path]) -> None:
-    """Raise FusionError unless `output` is, or can become, a writable folder that is none of the inputs."""
-    parent = output.resolve().parent
-    if not parent.is_dir():
-        raise FusionError("output_folder_missing", path=output, folder=parent)
-    if output.exists() and not output.is_dir():
-        raise FusionError("folder_missing", path=output)
-    if any(output.resolve() == folder.resolve() for folder in inputs):
-        raise FusionError("output_is_input", path=output)
-    # The work is done beside the folder, so the parent must be writable too.
-    if not os.access(parent, os.W_OK) or (output.is_dir() and not os.access(output, os.W_OK)):
-        raise FusionError("output_not_writable", path=output)

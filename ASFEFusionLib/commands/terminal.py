@@ -7,7 +7,7 @@ import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import FusionError
@@ -133,6 +133,39 @@ def together(*paths: Path | None) -> Iterator[list[Path | None]]:
         for part in parts:
             if part is not None:
                 part.unlink(missing_ok=True)
+
+
+@contextmanager
+def results(folder: Path, inputs: list[Path], names: tuple[str, ...]) -> Iterator[dict[str, Path]]:
+    """Stand-ins for the files `names` in `folder`, by name; all take their places when the block ends well, else none.
+
+    The folder is made if its parent exists, and goes again if nothing comes of it. Raises FusionError as `together`
+    does, and "output_folder_missing", "folder_missing", "output_is_input", "output_not_writable".
+    """
+    check_folder(folder, inputs)
+    made = not folder.exists()
+    try:
+        folder.mkdir(exist_ok=True)
+        with together(*(folder / name for name in names)) as parts:
+            yield dict(zip(names, parts, strict=True))
+    finally:
+        if made:
+            with suppress(OSError):  # it holds the results, unless nothing came of it
+                folder.rmdir()
+
+
+def check_folder(output: Path, inputs: list[Path]) -> None:
+    """Raise FusionError unless `output` is, or can become, a writable folder that is none of the inputs."""
+    parent = output.resolve().parent
+    if not parent.is_dir():
+        raise FusionError("output_folder_missing", path=output, folder=parent)
+    if output.exists() and not output.is_dir():
+        raise FusionError("folder_missing", path=output)
+    if any(output.resolve() == folder.resolve() for folder in inputs):
+        raise FusionError("output_is_input", path=output)
+    # The work is done beside the folder, so the parent must be writable too.
+    if not os.access(parent, os.W_OK) or (output.is_dir() and not os.access(output, os.W_OK)):
+        raise FusionError("output_not_writable", path=output)
 
 
 @contextmanager

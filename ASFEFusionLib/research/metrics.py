@@ -1,5 +1,8 @@
 """Metrics of medical image fusion, batched, in torch: the same functions train the network and judge it.
 
+That is why they are written here and not taken from a library, which could train nothing; the tests hold them against
+libraries (SSIM and VIF of sewar, scipy's entropy, numpy's correlation) and against values worked by hand.
+
 Every function takes float tensors (N, 1, H, W) in [0, 1] (sources a and b, fused f) and returns a tensor (N,). All but
 the histogram metrics (EN, MI) carry gradients, finite also on the black background that fills half of a medical slice.
 """
@@ -7,7 +10,7 @@ the histogram metrics (EN, MI) carry gradients, finite also on the black backgro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 import torch
@@ -207,7 +210,7 @@ def scd(a: Tensor, b: Tensor, f: Tensor) -> Tensor:
 
 
 def cc(a: Tensor, b: Tensor, f: Tensor) -> Tensor:
-    """Mean Pearson correlation of f with the two sources."""
+    """CC (Deshmukh and Bhosale 2010): mean Pearson correlation of f with the two sources."""
     return (_correlation(a, f) + _correlation(b, f)) / 2
 
 
@@ -224,12 +227,12 @@ def _bits(codes: Tensor, bins: int) -> Tensor:
 
 
 def entropy(f: Tensor) -> Tensor:
-    """EN: Shannon entropy of the 256-bin histogram, bits. Carries no gradient."""
+    """EN (Roberts, van Aardt and Ahmed 2008): Shannon entropy of the 256-bin histogram, bits. Carries no gradient."""
     return _bits(_levels(f), LEVELS)
 
 
 def mutual_information(a: Tensor, b: Tensor, f: Tensor) -> Tensor:
-    """MI(a; f) + MI(b; f) of 256-bin histograms, bits (Qu et al. 2002). Carries no gradient."""
+    """MI(a; f) + MI(b; f) of 256-bin histograms, bits (Qu, Zhang and Yan 2002). Carries no gradient."""
     levels_f = _levels(f)
     total = 2 * _bits(levels_f, LEVELS)
     for x in (a, b):
@@ -239,7 +242,7 @@ def mutual_information(a: Tensor, b: Tensor, f: Tensor) -> Tensor:
 
 
 def standard_deviation(f: Tensor) -> Tensor:
-    """SD of the grey values, 0..255 units."""
+    """SD (Rao 1997): standard deviation of the grey values, of all pixels (no n - 1), 0..255 units."""
     return PEAK * _root(f.flatten(1).var(1, correction=0), FLAT)
 
 
@@ -249,16 +252,37 @@ def spatial_frequency(f: Tensor) -> Tensor:
 
 
 def average_gradient(f: Tensor) -> Tensor:
-    """AG: summed sqrt((gx^2 + gy^2) / 2) of central differences over (H - 1)(W - 1), 0..255 units."""
+    """AG (Cui et al. 2015): summed sqrt((gx^2 + gy^2) / 2) of central differences over (H - 1)(W - 1), 0..255 units."""
     gy, gx = torch.gradient(f, dim=(-2, -1))
     height, width = f.shape[-2:]
     return PEAK * _root((gx * gx + gy * gy) / 2, 1e-12).sum((1, 2, 3)) / ((height - 1) * (width - 1))
 
 
 def psnr(a: Tensor, b: Tensor, f: Tensor) -> Tensor:
-    """Peak signal to noise ratio, dB, of the mean of the two squared errors."""
+    """PSNR (Jagalingam and Hegde 2015): peak signal to noise ratio, dB, of the mean of the two squared errors."""
     error = (_per_image((a - f).square()) + _per_image((b - f).square())) / 2
     return -10 * torch.log10(error + 1e-12)
+
+
+def flicker(a: Tensor, b: Tensor, f: Tensor) -> Tensor:
+    """How much more a fused volume changes from slice to slice than its sources do, 0..255 units; ours. Low is good.
+
+    (N, 1, H, W) are N slices in a row of one volume; the result (N - 1,) is that of each step to the next slice. At
+    each voxel what f changes beyond the greater of the changes of a and b, |df| - max(|da|, |db|) where that is above
+    0; summed, over the number of voxels at which a source shows something (is above 0 on either side of the step).
+
+    So it is 0 for a copy of a source, for their mean, maximum and minimum, and for any rule that looks at one voxel of
+    each alone and is nowhere steeper than they are. It is d for a fused volume that gets brighter by d between slices
+    that are alike. A detail that the sources have in one slice only may come and go with them; a choice between a and b
+    that falls otherwise in the next slice counts by what they differ, and so does contrast beyond that of the sources.
+    Light in what is black in both sources counts too, but makes no voxels to divide by. Rounding to 8 bits may leave
+    some hundredths.
+    """
+    change_a, change_b, change = (x.diff(dim=0).abs() for x in (a, b, f))
+    excess = (change - torch.maximum(change_a, change_b)).clamp(min=0)
+    shown = (a > 0) | (b > 0)
+    count = (shown[1:] | shown[:-1]).flatten(1).sum(1)
+    return PEAK * excess.flatten(1).sum(1) / count.clamp(min=1)
 
 
 METRICS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -278,8 +302,16 @@ METRICS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
+# Of these the lower value is the better one.
+LOWER = ("Nabf", "Flicker")
+# Shown, and no merit: noise and a haze over the background raise it more than any detail does.
+UNRANKED = ("EN",)
+# Least side of a slice, pixels: what the filters reach.
+LEAST_SIDE = {"VIF": 41, "SSIM": 11, "MEFSSIM": 11}
+
+
 @torch.no_grad()
-def score(a: Tensor, b: Tensor, f: Tensor) -> dict[str, Tensor]:
-    """Every metric of a batch, name -> (N,). In float64: VIF of large saturated areas is off by 1e-3 in float32."""
+def score(a: Tensor, b: Tensor, f: Tensor, names: Iterable[str] = tuple(METRICS)) -> dict[str, Tensor]:
+    """The named metrics of a batch, name -> (N,). In float64: in float32 VIF of saturated areas is off by 1e-3."""
     a, b, f = a.double(), b.double(), f.double()
-    return {name: metric(a, b, f) for name, metric in METRICS.items()}
+    return {name: METRICS[name](a, b, f) for name in names}

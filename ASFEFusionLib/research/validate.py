@@ -1,4 +1,7 @@
-"""Scores of a fusion on the left-out cases; `python -m ASFEFusionLib.research.validate DATA` prints the table."""
+"""Scores of a fusion on the left-out cases; `python -m ASFEFusionLib.research.validate DATA` prints the table.
+
+The classical fusions in that table need the `evaluate` extra, what training uses of this does not.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from tqdm import tqdm
 
 from . import metrics
 from .baselines import BASELINES
-from .data import Pairs, luminance, read_pairs
+from .cases import as_shown
+from .data import Pairs, read_pairs
 
 Fuse = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 SHOWN = ("SD", "SF", "AG", "MI", "VIF", "CC", "SCD", "PSNR", "Qabf", "Nabf", "SSIM", "MEFSSIM")
@@ -24,8 +28,7 @@ SHOWN = ("SD", "SF", "AG", "MI", "VIF", "CC", "SCD", "PSNR", "Qabf", "Nabf", "SS
 def validate(fuse: Fuse, pairs: list[Pairs], batch: int = 4, bar: bool = False) -> dict[str, dict[str, float]]:
     """Mean of each metric by task, of the fused slices as a picture file would hold them.
 
-    That is: rounded to 8 bits, the first image's chroma put back, clipped to RGB, and the luminance of that. Clipping
-    takes light from bright colours, so scoring the fused luminance itself would flatter.
+    That is: rounded to 8 bits, and the luminance of `cases.as_shown`.
     """
     result = {}
     for task in pairs:
@@ -33,10 +36,8 @@ def validate(fuse: Fuse, pairs: list[Pairs], batch: int = 4, bar: bool = False) 
         starts = range(0, len(task.names), batch)
         for start in tqdm(starts, desc=f"Judging {task.task}", leave=False, disable=not bar):
             a, b = task.tensors(slice(start, start + batch))
-            f = fuse(a, b).clamp(0, 1).mul(255).round().squeeze(1).numpy().astype(np.int16)
-            rgb = task.rgb[start : start + batch].astype(np.int16)
-            change = f - task.a[start : start + batch]
-            shown = luminance(np.clip(rgb + change[..., None], 0, 255).astype(np.uint8))
+            f = fuse(a, b).clamp(0, 1).mul(255).round().squeeze(1).numpy().astype(np.uint8)
+            shown, _ = as_shown(f, task.a[start : start + batch], task.rgb[start : start + batch])
             rows.append(metrics.score(a, b, torch.from_numpy(shown).float().div(255).unsqueeze(1)))
         result[task.task] = {name: float(torch.cat([row[name] for row in rows]).mean()) for name in rows[0]}
     return result
