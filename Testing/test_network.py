@@ -187,7 +187,7 @@ def test_sfef_is_a_soft_mixture_of_its_experts(features):
             hidden = torch.nn.functional.gelu(part @ sfef.weight1[e] + sfef.bias1[e])
             answers.append(hidden @ sfef.weight2[e] + sfef.bias2[e])
         expected = t + logits.softmax(2) @ torch.cat(answers, 1)
-        assert torch.allclose(sfef(x, y), expected.transpose(1, 2).reshape(2, 64, 16, 16), atol=1e-3)
+        assert torch.allclose(sfef(torch.cat([x, y], 1)), expected.transpose(1, 2).reshape(2, 64, 16, 16), atol=1e-3)
 
 
 def test_config_round_trip():

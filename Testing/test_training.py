@@ -1,6 +1,7 @@
 """Training: the split, the batches, resume, and weights that load."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,11 +9,35 @@ import torch
 from PIL import Image
 
 from ASFEFusionLib.__main__ import main
-from ASFEFusionLib.network import load
+from ASFEFusionLib.commands import train as command
+from ASFEFusionLib.network import COMPACT, CONFIGS, PAPER, load
 from ASFEFusionLib.research.baselines import BASELINES
-from ASFEFusionLib.research.data import LEFT_OUT, TASKS, Pairs, batch, case, read_pairs
-from ASFEFusionLib.research.losses import WEIGHTS, fusion_losses, total
+from ASFEFusionLib.research.data import (
+    LEFT_OUT,
+    TASKS,
+    Pairs,
+    batch,
+    case,
+    read_pairs,
+    steps_of_epoch,
+    whole_batch,
+)
+from ASFEFusionLib.research.losses import LOSSES, PAPER_WEIGHTS, WEIGHTS, fusion_losses, total
+from ASFEFusionLib.research.train import PRESETS, Trainer, TrainSettings
 from ASFEFusionLib.research.validate import end_effect, table, validate, whiteness
+
+SMALL_PAPER = replace(
+    PAPER,
+    channels=(4, 4, 4, 4),
+    hidden=(4, 4, 4, 4),
+    stem=4,
+    patches=(8, 8, 8, 8),
+    token_width=8,
+    heads=2,
+    experts=2,
+    slots=2,
+    decoder=((4, 4), (4, 4), (4, 4), (4, 4)),
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +86,120 @@ def test_losses_fall_for_the_better_picture(data):
 
 
 def train(data, output, steps, *more):
-    arguments = ["train", str(data), "--output", str(output), "--steps", str(steps), "--device", "cpu", *more]
-    return main(arguments)
+    length = ["--steps", str(steps)] if steps else []
+    return main(["train", str(data), "--output", str(output), "--device", "cpu", *length, *more])
+
+
+def test_whole_slices_come_once_an_epoch():
+    a = np.zeros((5, 260, 258), np.uint8)
+    for n in range(5):
+        a[n, 2, 1 + n] = 255  # the first row and column of the middle 256 x 256
+    pairs = [Pairs("CT-MRI", list("01234"), a, 255 - a, np.repeat(a[..., None], 3, -1))]
+    assert steps_of_epoch(pairs, 4) == 2
+    orders = []
+    for epoch in range(3):
+        batches = [whole_batch(pairs, 1, 2 * epoch + turn, 4) for turn in range(2)]
+        again = whole_batch(pairs, 1, 2 * epoch, 4)
+        assert all(torch.equal(x, y) for x, y in zip(batches[0], again, strict=True))
+        assert [first.shape for first, _ in batches] == [(4, 1, 256, 256), (1, 1, 256, 256)]
+        assert all(torch.equal(second, 1 - first) for first, second in batches)
+        orders.append([int(slice_.argmax()) for first, _ in batches for slice_ in first])
+        assert sorted(orders[-1]) == list(range(5))
+    assert len({tuple(order) for order in orders}) > 1
+
+
+def test_whole_slices_are_stretched_by_the_batch():
+    a = np.stack([np.full((256, 256), value, np.uint8) for value in (50, 100, 250)])
+    pairs = [Pairs("CT-MRI", list("012"), a, np.zeros_like(a), np.repeat(a[..., None], 3, -1))]
+    first, second = whole_batch(pairs, 1, 0, 3)
+    assert sorted(x.unique().item() for x in first) == [0, 0.25, 1]
+    assert second.unique().tolist() == [0]  # nothing to stretch
+
+
+def test_the_command_knows_the_same_names():
+    assert (tuple(CONFIGS), tuple(TASKS), tuple(PRESETS)) == (command.CONFIGS, command.TASKS, command.PRESETS)
+    assert set(LOSSES) == set(command.PRESETS)
+
+
+def columns(run):
+    with open(run / "log.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def small_paper(monkeypatch):
+    """The `paper` config at a few channels."""
+    monkeypatch.setitem(CONFIGS, "paper", SMALL_PAPER)
+
+
+def test_the_published_way(data, tmp_path, small_paper, capsys):
+    """Two epochs of one task, two pairs in the one batch of each: the published losses at an even rate."""
+    assert train(data, tmp_path / "run", None, "--preset", "paper", "--tasks", "PET-MRI", "--epochs", "2") == 0
+    rows = columns(tmp_path / "run")
+    assert [float(row["rate"]) for row in rows] == [2e-4, 2e-4]
+    assert set(PAPER_WEIGHTS) < set(rows[0])
+    for row in rows:
+        parts = sum(weight * float(row[name]) for name, weight in PAPER_WEIGHTS.items())
+        assert float(row["loss"]) == pytest.approx(parts, rel=1e-4)
+    net = load(tmp_path / "run" / "weights.pt")
+    assert net.config == SMALL_PAPER
+    assert net.about["left out"] == "PET-MRI [30]"
+    assert "SPECT" not in (tmp_path / "run" / "validation.md").read_text()
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["net"]
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())  # no mean over steps
+    assert (tmp_path / "run" / "log.png").stat().st_size > 1000
+    # The same run is gone on with, and no other way may go on with it.
+    assert train(data, tmp_path / "run", None, "--preset", "paper", "--tasks", "PET-MRI", "--epochs", "2") == 0
+    assert "from step 2 of 2" in capsys.readouterr().out
+    for other in (["--loss", "ours"], ["--batch", "2"], ["--forget"]):
+        arguments = ["--preset", "paper", "--tasks", "PET-MRI", "--epochs", "2", *other]
+        assert train(data, tmp_path / "run", None, *arguments) == 1
+        assert f"began with {other[0].removeprefix('--')} " in capsys.readouterr().err
+    assert train(data, tmp_path / "run", None, "--preset", "paper", "--tasks", "CT-MRI", "--epochs", "2") == 1
+    assert "began with tasks" in capsys.readouterr().err
+
+
+def test_our_network_with_the_published_losses(data, tmp_path, monkeypatch):
+    from ASFEFusionLib.research import data as module
+
+    monkeypatch.setattr(module, "CROPS", {128: 2, 192: 1, 256: 1})
+    assert train(data, tmp_path, 3, "--loss", "paper", "--tasks", "CT-MRI", "SPECT-MRI") == 0
+    assert len(columns(tmp_path)) == 3
+    net = load(tmp_path / "weights.pt")
+    assert net.config == COMPACT
+    assert net.about["losses"] == "content 0.5, structure 0.5, ssim 1.0"
+    assert "loss paper" in net.about["settings"]
+
+
+def test_epochs_are_of_whole_slices(tmp_path, capsys):
+    assert train(tmp_path, tmp_path / "run", None, "--epochs", "2") == 1
+    assert "--batch" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_few_steps_lower_the_published_loss(data, small_paper, tmp_path):
+    settings = TrainSettings(str(data), str(tmp_path), **PRESETS["paper"] | {"rate": 2e-3, "batch": 1})
+    pairs = read_pairs(data, left_out=False, tasks=["CT-MRI"])
+    pairs[0].names = pairs[0].names[:1]
+    trainer = Trainer(settings, pairs, [])
+    assert trainer.settings.steps == 2000
+    losses = [trainer.one_step()["loss"] for _ in range(6)]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_moments_that_are_forgotten_make_steps_of_the_gradients_sign(data, small_paper, tmp_path):
+    """As the authors' code: every weight moves by the rate, but for those without gradient and the decay."""
+    pairs = read_pairs(data, left_out=False, tasks=["CT-MRI"])
+    moved = {}
+    for forget in (True, False):
+        settings = TrainSettings(str(data), str(tmp_path), **PRESETS["paper"], forget=forget)
+        trainer = Trainer(settings, pairs, [])
+        trainer.one_step()
+        before = trainer.net.head.outlayer.weight.detach().clone()
+        trainer.one_step()
+        moved[forget] = (trainer.net.head.outlayer.weight.detach() - before).abs()
+    assert torch.allclose(moved[True], torch.full_like(moved[True], 2e-4), rtol=0.02)
+    assert not torch.allclose(moved[False], moved[True], rtol=0.02)
 
 
 def test_train_resume_and_load(data, tmp_path, monkeypatch):

@@ -1,4 +1,8 @@
-"""Train the compact network on the slice pairs of a folder (needs the `train` extra)."""
+"""Train a network on the slice pairs of a folder (needs the `train` extra).
+
+`--preset ours` (the default) is how the shipped weights came about; `--preset paper` follows Gu et al. 2024: their
+network, losses and schedule. Options that are given go before the preset.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,35 @@ from ..engine import pick_device
 from ..errors import FusionError
 from .terminal import positive
 
+# As in `network.CONFIGS`, `research.data.TASKS` and `research.train.PRESETS`, whose modules need torch.
+CONFIGS = ("compact", "paper")
+TASKS = ("CT-MRI", "PET-MRI", "SPECT-MRI")
+PRESETS = ("ours", "paper")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, help="folder with CT-MRI, PET-MRI and SPECT-MRI")
     parser.add_argument("--output", type=Path, default=Path("runs/compact"), help="folder of the run")
-    parser.add_argument("--steps", type=positive, default=9000)
-    parser.add_argument("--rate", type=positive_number, default=2e-3, help="greatest learning rate")
+    parser.add_argument("--preset", choices=PRESETS, default="ours")
+    parser.add_argument("--config", choices=CONFIGS, help="network; default: compact, with --preset paper paper")
+    parser.add_argument("--loss", choices=PRESETS, help="default: as the preset")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        choices=TASKS,
+        default=list(TASKS),
+        help="train on these pairs: one for a model of its own, as published; default: all, one model for them",
+    )
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=positive, help="default: 9000; with --preset paper 2000 epochs")
+    length.add_argument("--epochs", type=positive, help="in place of steps, where batches are of whole slices")
+    parser.add_argument("--batch", type=positive, help="whole slices in a batch; default: crops; --preset paper: 4")
+    parser.add_argument(
+        "--rate", type=positive_number, help="greatest learning rate; default: 2e-3; --preset paper: 2e-4"
+    )
+    parser.add_argument(
+        "--forget", action="store_true", help="new optimiser moments each step, as the authors' code has it"
+    )
     parser.add_argument("--seed", type=int, choices=range(1_000_000), metavar="0..999999", default=1)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=positive, default=1)
@@ -40,22 +67,31 @@ def run(options: argparse.Namespace) -> None:
     device = pick_device(options.device)
     if importlib.util.find_spec("matplotlib") is None:  # heard of now, not at the first report
         raise FusionError("extra_missing", package="matplotlib", extra="train")
+    from ..research import train
     from ..research.data import read_pairs
-    from ..research.train import Trainer, TrainSettings
 
-    settings = TrainSettings(
+    given = {name: getattr(options, name) for name in ("config", "loss", "rate", "batch", "steps", "epochs")}
+    if options.steps:
+        given["epochs"] = 0
+    settings = train.TrainSettings(
         data=str(options.data),
         output=str(options.output),
-        steps=options.steps,
-        rate=options.rate,
         seed=options.seed,
         device=device,
         threads=options.threads,
+        tasks=tuple(task for task in TASKS if task in options.tasks),
+        forget=options.forget,
         checkpoint_minutes=options.checkpoint_minutes,
         picture_minutes=options.picture_minutes,
+        **train.PRESETS[options.preset] | {name: value for name, value in given.items() if value is not None},
     )
+    if settings.epochs and not settings.batch:
+        raise FusionError("epochs_of_crops")
     try:
-        pairs = [read_pairs(options.data, left_out=out, every=2 if out else 1, bar=True) for out in (False, True)]
+        pairs = [
+            read_pairs(options.data, left_out=out, every=2 if out else 1, bar=True, tasks=settings.tasks)
+            for out in (False, True)
+        ]
     except (OSError, ValueError) as error:
         raise FusionError("data_missing", path=options.data, why=error) from error
     try:
@@ -64,10 +100,10 @@ def run(options: argparse.Namespace) -> None:
             pass
     except OSError as error:
         raise FusionError("output_not_writable", path=options.output) from error
-    trainer = Trainer(settings, *pairs)
+    trainer = train.Trainer(settings, *pairs)
     if options.fresh:
         trainer.clear()
     elif trainer.resume():
-        print(f"Going on from step {trainer.step} of {settings.steps} in {options.output}")
+        print(f"Going on from step {trainer.step} of {trainer.settings.steps} in {options.output}")
     trainer.run()
     print(f"{options.output / 'weights.pt'}: {trainer.step} steps in {trainer.seconds / 60:.0f} minutes")

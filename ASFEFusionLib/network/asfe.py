@@ -47,9 +47,15 @@ class ASFEFusion(nn.Module):
         inside = (..., slice(m, m + height), slice(m, m + width))
         both = torch.cat([a, b])
         features = self.encoder(F.pad(both, pad, mode="replicate") if any(pad) else both)
-        fused = [fusion(x[:n], x[n:]) for fusion, x in zip(self.fusion, features[self.first_level :], strict=True)]
+        direct = self.config.head == "direct"
+        fused = []
+        for level, fusion in enumerate(self.fusion, self.first_level):
+            x = features[level]
+            if direct:
+                features[level] = None  # the largest first: nothing else looks at it
+            fused.append(fusion(x[:n], x[n:]))
         x = self.decoder(fused)
-        if self.config.head == "direct":
+        if direct:
             return self.head(x)[inside]
         w, residual = self.head(x, features)
         return blend(a, b, w[inside], residual[inside])

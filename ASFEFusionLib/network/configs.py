@@ -36,6 +36,9 @@ class NetworkConfig:
     align_corners: bool  # of the decoder's bilinear upsampling
     margin: int  # slices are continued by so many of their end values all round: the convolutions' zeros stay outside
     published_inverse: bool  # AFF's inverse transform as the published code has it, see `aff.published_spectrum`
+    # Each expert has tensors of its own, as in the authors' checkpoint, which then needs no copy; else they are stacked
+    # and computed at once, which is faster where they are small. (Weights of ours do not name this field.)
+    experts_apart: bool = False
 
     def to_dict(self) -> dict:
         """Plain values, as they are stored beside the weights."""
@@ -104,6 +107,7 @@ PAPER = NetworkConfig(
     align_corners=True,
     margin=0,
     published_inverse=True,
+    experts_apart=True,
 )
 
 CONFIGS = {config.name: config for config in (COMPACT, PAPER)}

@@ -19,7 +19,8 @@ DARK = 0.1
 class UpPath(nn.Module):
     """Fused features, finest first, -> features at the finest size that is in the list.
 
-    Each block takes [what came up, the fused features of its size]; all but the last end with a doubling of size.
+    Each block takes [what came up, the fused features of its size]; all but the last end with a doubling of size. The
+    list is used up on the way, so that no level outlives its block: the published ones are large.
     """
 
     def __init__(self, config: NetworkConfig, widths: list[int], blocks: list[tuple[int, int]], last_up: bool) -> None:
@@ -35,8 +36,8 @@ class UpPath(nn.Module):
     def forward(self, fused: list[torch.Tensor]) -> torch.Tensor:
         x = None
         for level in range(len(self.blocks) - 1, -1, -1):
-            inputs = fused[level] if x is None else torch.cat([x, fused[level]], 1)
-            x = self.blocks[level](inputs)
+            x = fused.pop() if x is None else torch.cat([x, fused.pop()], 1)
+            x = self.blocks[level](x)
             if level > 0 or self.last_up:
                 x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=self.corners)
             x = self.act(x)

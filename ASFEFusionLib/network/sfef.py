@@ -21,10 +21,10 @@ class RMSNorm(nn.Module):
 
 
 class SFEF(nn.Module):
-    """(N, C, H, W) spatial and frequency features -> (N, 2 C, H, W), each pixel a mixture of the experts' answers.
+    """(N, 2 C, H, W) spatial and frequency features -> the same shape, each pixel a mixture of the experts' answers.
 
     Dispatch (softmax over pixels) and combination (softmax over slots) are two attentions with unscaled logits, so no
-    pixel-by-slot array is held. `expert_residual` adds the experts' answer to the features themselves.
+    pixel-by-slot array is held, see `attend`. `expert_residual` adds the experts' answer to the features themselves.
     """
 
     def __init__(self, config: NetworkConfig, channels: int) -> None:
@@ -36,21 +36,45 @@ class SFEF(nn.Module):
         self.slot_norm = RMSNorm(width, width**-0.5)
         self.slots = nn.Parameter(torch.randn(config.experts, config.slots, width))
         hidden = config.expansion * width
-        self.weight1 = nn.Parameter(torch.randn(config.experts, width, hidden) * width**-0.5)
-        self.bias1 = nn.Parameter(torch.zeros(config.experts, 1, hidden))
-        self.weight2 = nn.Parameter(torch.randn(config.experts, hidden, width) * hidden**-0.5)
-        self.bias2 = nn.Parameter(torch.zeros(config.experts, 1, width))
+        self.experts = None
+        if config.experts_apart:
+            self.experts = nn.ModuleList(
+                nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+                for _ in range(config.experts)
+            )
+        else:
+            self.weight1 = nn.Parameter(torch.randn(config.experts, width, hidden) * width**-0.5)
+            self.bias1 = nn.Parameter(torch.zeros(config.experts, 1, hidden))
+            self.weight2 = nn.Parameter(torch.randn(config.experts, hidden, width) * hidden**-0.5)
+            self.bias2 = nn.Parameter(torch.zeros(config.experts, 1, width))
 
-    def forward(self, spatial: torch.Tensor, frequency: torch.Tensor) -> torch.Tensor:
-        features = torch.cat([spatial, frequency], 1)
+    def _answers(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Slot inputs (N, experts, slots, width) -> each expert's answers to its own slots, the same shape."""
+        if self.experts is not None:
+            return torch.stack([expert(inputs[:, e]) for e, expert in enumerate(self.experts)], 1)
+        n, kind = inputs.shape[0], inputs.dtype
+        rows = inputs.transpose(0, 1).flatten(1, 2)  # (experts, N * slots, width)
+        hidden = F.gelu(torch.baddbmm(self.bias1.to(kind), rows, self.weight1.to(kind)))
+        answers = torch.baddbmm(self.bias2.to(kind), hidden, self.weight2.to(kind))
+        return answers.unflatten(1, (n, -1)).transpose(0, 1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
         n, width, height, columns = features.shape
-        tokens = self.norm(features.flatten(2).transpose(1, 2))
+        tokens = self.norm(features.flatten(2).transpose(1, 2).contiguous())
         slots = self.slot_norm(self.slots).flatten(0, 1).to(tokens.dtype).expand(n, -1, -1)
-        inputs = F.scaled_dot_product_attention(slots, tokens, tokens, scale=1.0)
-        experts = inputs.view(n, *self.slots.shape).transpose(0, 1).flatten(1, 2)  # (experts, N * slots, width)
-        hidden = F.gelu(torch.baddbmm(self.bias1.to(experts.dtype), experts, self.weight1.to(experts.dtype)))
-        answers = torch.baddbmm(self.bias2.to(experts.dtype), hidden, self.weight2.to(experts.dtype))
-        answers = answers.unflatten(1, (n, -1)).transpose(0, 1).flatten(1, 2)
-        mixed = F.scaled_dot_product_attention(tokens, slots, answers, scale=1.0)
+        inputs = attend(slots, tokens, tokens)
+        answers = self._answers(inputs.view(n, *self.slots.shape)).flatten(1, 2)
+        mixed = attend(tokens, slots, answers)
         mixed = mixed.transpose(1, 2).reshape(n, width, height, columns)
         return features + mixed if self.residual else mixed
+
+
+def attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """softmax(queries . keys) values with unscaled logits; (N, rows, width) each, rows of keys and values alike.
+
+    The logits are never held whole: torch's fused attention goes through them in blocks (Dao et al. 2022,
+    "FlashAttention"). It serves tensors of four dimensions, hence one head: those of three torch holds whole. And it
+    wants rows that lie together in memory, or it takes as much again for copies.
+    """
+    heads = (x.contiguous().unsqueeze(1) for x in (queries, keys, values))
+    return F.scaled_dot_product_attention(*heads, scale=1.0).squeeze(1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zipfile
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ import torch
 from ..errors import FusionError
 from .asfe import ASFEFusion
 from .configs import COMPACT, PAPER, NetworkConfig
-from .published import MARK, fill
+from .published import fill, is_published
 
 FORMAT = "ASFEFusion weights 1"
 # The same place beside the package in the source tree and in an installed extension.
@@ -67,8 +66,9 @@ def save(path: str | os.PathLike, net: ASFEFusion, about: dict[str, str]) -> Non
 
 def _read(path: Path) -> dict:
     try:
-        # weights_only: tensors and plain values, nothing that could run
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        # weights_only: tensors and plain values, nothing that could run. Not mapped from the file: what is written over
+        # a mapped file would change the network, or end the process.
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is not its own
         raise FusionError("weights_damaged", path=str(path)) from error
 
@@ -76,20 +76,31 @@ def _read(path: Path) -> dict:
 def load(name_or_path: str | os.PathLike | None = None, device: str = "cpu") -> ASFEFusion:
     """The network in eval mode on `device`, called as net(a, b) on (N, 1, H, W) tensors in [0, 1].
 
-    `name_or_path`: name of shipped weights ("compact", the default), or a file of `save` or of the paper's authors.
+    `name_or_path`: name of shipped weights ("compact", the default), a file of `save`, or a checkpoint in the layout of
+    the paper's authors (`published` has the mapping). What is read is held once.
     The module's `weights_name`, `weights_hash` (SHA-256 of the file) and `about` say what was loaded. Raises
     FusionError: weights_missing, weights_damaged, weights_other, weights_incomplete.
     """
     path = find(name_or_path)
     content = _read(path)
-    net = _published(content, path) if isinstance(content, dict) and MARK in content else _ours(content, path)
+    published = is_published(content)
+    net = _published(content, path) if published else _ours(content, path)
     net.weights_name, net.weights_hash = path.stem, file_hash(path)
-    return net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    net.eval().requires_grad_(False).to(device)
+    # Channels last makes convolutions faster. It copies their weights: of published ones, 0.7 GB, the small part alone.
+    for part in (net.encoder, net.decoder) if published else (net,):
+        part.to(memory_format=torch.channels_last)
+    return net
+
+
+def _empty(config: NetworkConfig) -> ASFEFusion:
+    """A network without memory of its own, until a file's tensors become its."""
+    with torch.device("meta"):
+        return ASFEFusion(config)
 
 
 def _published(content: dict, path: Path) -> ASFEFusion:
-    with torch.device("meta"):  # no memory until the checkpoint's own tensors are put in
-        net = ASFEFusion(PAPER)
+    net = _empty(PAPER)
     fill(net, content, path)
     net.about = {"training": "a checkpoint of the published network"}
     return net
@@ -99,9 +110,9 @@ def _ours(content: object, path: Path) -> ASFEFusion:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise FusionError("weights_other", path=str(path))
     try:
-        net = ASFEFusion(NetworkConfig.from_dict(content["config"]))
+        net = _empty(NetworkConfig.from_dict(content["config"]))
         intact = content["digest"] == _digest_of(content["config"], content["state"])
-        net.load_state_dict(content["state"])
+        net.load_state_dict(content["state"], assign=True)
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise FusionError("weights_other", path=str(path)) from error
     if not intact:

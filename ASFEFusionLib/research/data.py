@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ TASKS = {"CT-MRI": "CT", "PET-MRI": "PET", "SPECT-MRI": "SPECT"}
 LEFT_OUT = {"CT-MRI": {34, 41}, "PET-MRI": {30}, "SPECT-MRI": {9, 36}}
 # Pairs in a batch by the side of the crop: the pixels of a step stay about the same.
 CROPS = {128: 8, 192: 4, 256: 2}
+# Side of the slices that the published training sees whole.
+WHOLE = 256
 
 
 @dataclass
@@ -52,13 +55,15 @@ def _read_rgb(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def read_pairs(root: Path, left_out: bool, every: int = 1, bar: bool = False) -> list[Pairs]:
-    """Pairs of each task under `root`: those of the left-out cases, or all others; with a progress bar if asked.
+def read_pairs(
+    root: Path, left_out: bool, every: int = 1, bar: bool = False, tasks: Sequence[str] = tuple(TASKS)
+) -> list[Pairs]:
+    """Pairs of each of `tasks` under `root`: those of the left-out cases, or all others; with a progress bar if asked.
 
     Raises OSError (missing or no images) and ValueError (names without a case, images of different size).
     """
     result = []
-    for task, first in TASKS.items():
+    for task, first in ((task, TASKS[task]) for task in tasks):
         folder = Path(root) / task
         names = sorted(p.name for p in (folder / first).glob("*.png"))
         names = [n for n in names if (case(n) in LEFT_OUT[task]) == left_out][::every]
@@ -135,3 +140,33 @@ def batch(pairs: list[Pairs], rng: torch.Generator) -> tuple[torch.Tensor, torch
         first.append(_intensity(pair[0], rng))
         second.append(_intensity(pair[1], rng))
     return torch.stack(first)[:, None].contiguous(), torch.stack(second)[:, None].contiguous()
+
+
+def whole_batch(pairs: list[Pairs], seed: int, step: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Batch number `step` of the published training: a, b (n, 1, 256, 256), each batch stretched to [0, 1].
+
+    All pairs in turn, in an order that is anew shuffled in each epoch; the last batch of an epoch may be smaller.
+    Slices as they are, larger ones cut to their middle. A function of `seed` and `step`. Source: Gu et al. 2024, whose
+    code scales by the smallest and greatest value of the batch.
+    """
+    index = [(task, n) for task in pairs for n in range(len(task.names))]
+    epoch, turn = divmod(step, steps_of_epoch(pairs, size))
+    rng = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    chosen = torch.randperm(len(index), generator=rng)[turn * size : (turn + 1) * size].tolist()
+    cut = [[_middle(getattr(index[i][0], kind)[index[i][1]]) for i in chosen] for kind in ("a", "b")]
+    return tuple(_stretched(torch.from_numpy(np.stack(slices)).float()[:, None]) for slices in cut)
+
+
+def steps_of_epoch(pairs: list[Pairs], size: int) -> int:
+    """Batches of `size` in which every pair comes once."""
+    return -(-sum(len(task.names) for task in pairs) // size)
+
+
+def _middle(image: np.ndarray) -> np.ndarray:
+    top, left = ((n - WHOLE) // 2 for n in image.shape)
+    return image[top : top + WHOLE, left : left + WHOLE]
+
+
+def _stretched(x: torch.Tensor) -> torch.Tensor:
+    low, high = x.min(), x.max()
+    return (x - low) / (high - low) if high > low else torch.zeros_like(x)

@@ -1,13 +1,23 @@
-"""What the training rewards: bright structures, edges, and the metrics of the field themselves."""
+"""What the training rewards: `fusion_losses` are ours, `paper_losses` the published ones (Gu et al. 2024).
+
+Ours: bright structures, edges, and the metrics of the field themselves. All take slices (N, 1, H, W) in [0, 1], the
+fused one in float32 and perhaps beyond that range.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 
 from . import metrics
 
 # Found by small trials: the L1 to the maximum holds contrast and white bone against the metric losses.
 WEIGHTS = {"max": 10.0, "gradient": 12.0, "ssim": 1.0, "qabf": 2.0, "mef": 1.5, "scd": 0.4, "vif": 0.4, "nabf": 3.0}
+# Of the published terms, as published.
+PAPER_WEIGHTS = {"content": 0.5, "structure": 0.5, "ssim": 1.0}
 # Fusion artefacts below this cost nothing.
 NABF_FREE = 0.008
 
@@ -39,7 +49,62 @@ def fusion_losses(a: torch.Tensor, b: torch.Tensor, f: torch.Tensor, step: int) 
     return terms
 
 
+def structure_tensor(x: torch.Tensor) -> torch.Tensor:
+    """(N, 1, H, W) -> (N, 4, H, W): dx dx, dx dy, dx dy, dy dy of forward differences, 0 beyond the last pixel."""
+    dx = F.pad(x.diff(dim=-1), (0, 1))
+    dy = F.pad(x.diff(dim=-2), (0, 0, 0, 1))
+    return torch.cat([dx * dx, dx * dy, dx * dy, dy * dy], 1)
+
+
+def padded_ssim(x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+    """Mean structural similarity (Wang et al. 2004) of (N, 1, H, W) in [0, 1], one number for the batch.
+
+    Gaussian 11 x 11, sigma 1.5, K 0.01 and 0.03, over all pixels with 5 pixels of zeros all round, as published;
+    `metrics.ssim` looks at whole windows only.
+    """
+    c1, c2 = 0.01**2, 0.03**2
+    offset = torch.arange(11, dtype=x.dtype, device=x.device) - 5
+    row = torch.exp(-(offset**2) / (2 * 1.5**2))
+    row = row / row.sum()
+    planes = torch.cat([x, f, x * x, f * f, x * f])
+    planes = F.conv2d(planes, row.view(1, 1, 1, 11), padding=(0, 5))
+    mx, mf, xx, ff, xf = F.conv2d(planes, row.view(1, 1, 11, 1), padding=(5, 0)).chunk(5)
+    luminance = (2 * mx * mf + c1) / (mx * mx + mf * mf + c1)
+    structure = (2 * (xf - mx * mf) + c2) / ((xx - mx * mx) + (ff - mf * mf) + c2)
+    return (luminance * structure).mean()
+
+
+def paper_losses(a: torch.Tensor, b: torch.Tensor, f: torch.Tensor, step: int = 0) -> dict[str, torch.Tensor]:
+    """The published terms, unweighted, each a scalar; a, b, f (N, 1, H, W). `step` is not looked at.
+
+    content: the 2-norm of f - (a + b) / 2 over the whole batch, not a mean: it grows with pixels and batch.
+    structure: log(1 + the Frobenius distance, over the batch, of the structure tensor of f and the sum of those of a
+    and b) (`structure_tensor`; the sum, after Di Zenzo 1986, is how the description reads).
+    ssim: (1 - SSIM(f, a)) + (1 - SSIM(f, b)).
+
+    Source: Gu et al. 2024, doi 10.1016/j.bspc.2024.106478, and what its authors' public code does. One difference:
+    there SSIM is computed on plain numbers, so that it adds to the printed loss and carries no gradient; here, as the
+    paper says, the network learns from it. `ssim` detached gives their gradient.
+    """
+    pair = structure_tensor(a) + structure_tensor(b)
+    return {
+        "content": torch.linalg.vector_norm(f - (a + b) / 2),
+        "structure": torch.log1p(torch.linalg.vector_norm(structure_tensor(f) - pair)),
+        "ssim": (1 - padded_ssim(a, f)) + (1 - padded_ssim(b, f)),
+    }
+
+
+class Loss(NamedTuple):
+    """Terms of (a, b, f, step) by name, and the weight of each."""
+
+    terms: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], dict[str, torch.Tensor]]
+    weights: dict[str, float]
+
+
+LOSSES = {"ours": Loss(fusion_losses, WEIGHTS), "paper": Loss(paper_losses, PAPER_WEIGHTS)}
+
+
 def total(terms: dict[str, torch.Tensor], weights: dict[str, float] | None = None) -> torch.Tensor:
-    """Weighted sum of `fusion_losses`."""
+    """Weighted sum of a loss's terms; `weights`: those of `fusion_losses` if left out."""
     weights = WEIGHTS if weights is None else weights
     return sum(weights[name] * value for name, value in terms.items())

@@ -1,12 +1,16 @@
-"""Training of the compact network on slice pairs: checkpoints, resume, log, sample pictures, validation."""
+"""Training of a network on slice pairs: checkpoints, resume, log, sample pictures, validation.
+
+`PRESETS` has two ways: ours, by which the shipped weights came about, and the published one (Gu et al. 2024).
+"""
 
 from __future__ import annotations
 
 import csv
+import math
 import os
 import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -16,18 +20,21 @@ from tqdm import tqdm
 from ..errors import FusionError
 from ..network import CONFIGS, ASFEFusion
 from ..network.weights import save
-from .data import LEFT_OUT, Pairs, batch
-from .losses import WEIGHTS, fusion_losses, total
+from .data import LEFT_OUT, TASKS, Pairs, batch, steps_of_epoch, whole_batch
+from .losses import LOSSES, total
 from .validate import sample_picture, table, validate
 
 CHECKPOINT = "checkpoint.pt"
 # What may not change within a run: the schedule and the batches hang on it.
-FIXED = ("steps", "rate", "seed", "config")
+FIXED = ("steps", "rate", "seed", "config", "loss", "tasks", "batch", "constant", "forget", "clip")
 
 
 @dataclass
 class TrainSettings:
-    """What fixes a training run; the same settings and seed give the same run on the same machine."""
+    """What fixes a training run; the same settings and seed give the same run on the same machine.
+
+    `epochs`, where above 0, counts in place of `steps`: in each every pair comes once. It goes with `batch` above 0.
+    """
 
     data: str
     output: str
@@ -40,6 +47,38 @@ class TrainSettings:
     checkpoint_minutes: float = 2.0
     picture_minutes: float = 5.0
     config: str = "compact"
+    loss: str = "ours"  # a key of `losses.LOSSES`
+    tasks: tuple[str, ...] = tuple(TASKS)  # of which the pairs are: one modality pair, or a unified model of several
+    batch: int = 0  # whole slices in a batch, stretched to [0, 1]; 0: crops, varied (`data.batch`)
+    epochs: int = 0
+    constant: bool = False  # the rate stays; else it warms up and falls along a cosine
+    average: bool = True  # weights.pt holds an exponential mean over the steps, not the last step's weights
+    forget: bool = False  # AdamW's moments begin anew each step
+    clip: float = 1.0  # greatest norm of the gradient; 0: any
+
+    def steps_for(self, pairs: list[Pairs]) -> int:
+        """Steps of the run on these pairs."""
+        return self.epochs * steps_of_epoch(pairs, self.batch) if self.epochs else self.steps
+
+
+# What a preset sets other than `TrainSettings` does. paper: Gu et al. 2024, who train one model for each of `tasks`:
+# AdamW 2e-4, 4 whole slices of 256 x 256 a batch, 2000 epochs, nothing varied, in float32. Their code makes a new AdamW
+# each step, so that its moments never build up: `forget` does the same. It is off unless asked for: the paper tells of
+# AdamW, and without moments it is nearly the sign of the gradient.
+PRESETS: dict[str, dict[str, object]] = {
+    "ours": {},
+    "paper": {
+        "config": "paper",
+        "loss": "paper",
+        "rate": 2e-4,
+        "batch": 4,
+        "epochs": 2000,
+        "constant": True,
+        "average": False,
+        "clip": 0.0,
+        "reduced": False,
+    },
+}
 
 
 class Trainer:
@@ -47,27 +86,35 @@ class Trainer:
 
     def __init__(self, settings: TrainSettings, pairs: list[Pairs], left_out: list[Pairs]) -> None:
         """`pairs` to train on, `left_out` to validate on; the folder `settings.output` must exist."""
+        settings = replace(settings, steps=settings.steps_for(pairs))
         self.settings, self.pairs, self.left_out = settings, pairs, left_out
+        self.loss = LOSSES[settings.loss]
         self.folder = Path(settings.output)
         torch.manual_seed(settings.seed)
         torch.set_num_threads(settings.threads)
         self.device = torch.device(settings.device)
         net = ASFEFusion(CONFIGS[settings.config]).to(self.device, memory_format=torch.channels_last)
         self.net = net
-        average = get_ema_multi_avg_fn(0.999)
+        average = get_ema_multi_avg_fn(0.999 if settings.average else 0.0)
         self.averaged = AveragedModel(net, multi_avg_fn=average, use_buffers=True)
         self.optimiser = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=1e-4)
-        warm = min(200, settings.steps // 10 + 1)
-        self.schedule = torch.optim.lr_scheduler.SequentialLR(
+        self.schedule = self._schedule()
+        self.step = 0
+        self.seconds = 0.0
+
+    def _schedule(self) -> torch.optim.lr_scheduler.LRScheduler:
+        steps = self.settings.steps
+        if self.settings.constant:
+            return torch.optim.lr_scheduler.ConstantLR(self.optimiser, 1.0)
+        warm = min(200, steps // 10 + 1)
+        return torch.optim.lr_scheduler.SequentialLR(
             self.optimiser,
             [
                 torch.optim.lr_scheduler.LinearLR(self.optimiser, 0.05, total_iters=warm),
-                torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, max(1, settings.steps - warm)),
+                torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, max(1, steps - warm)),
             ],
             [warm],
         )
-        self.step = 0
-        self.seconds = 0.0
 
     def resume(self) -> bool:
         """Goes on from the folder's checkpoint if there is one. Raises FusionError "resume_differs", "run_damaged"."""
@@ -76,8 +123,9 @@ class Trainer:
             return False
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
-            for name in FIXED:
-                old, new = state["settings"][name], getattr(self.settings, name)
+            usual = {field.name: field.default for field in fields(TrainSettings)}
+            for name in FIXED:  # a run of an older version had the usual ways only
+                old, new = state["settings"].get(name, usual[name]), getattr(self.settings, name)
                 if old != new:
                     raise FusionError("resume_differs", path=self.folder, name=name, old=old, new=new)
             self.net.load_state_dict(state["net"])
@@ -128,24 +176,30 @@ class Trainer:
         return {
             "training": f"{self.step} of {self.settings.steps} steps, {self.seconds / 60:.0f} minutes",
             "settings": ", ".join(f"{k} {v}" for k, v in settings.items()),
-            "losses": ", ".join(f"{k} {v}" for k, v in WEIGHTS.items()),
-            "left out": "; ".join(f"{task} {sorted(cases)}" for task, cases in LEFT_OUT.items()),
+            "losses": ", ".join(f"{k} {v}" for k, v in self.loss.weights.items()),
+            "left out": "; ".join(f"{task} {sorted(LEFT_OUT[task])}" for task in self.settings.tasks),
             "hardware": f"{platform.machine()} {self.device}, {torch.get_num_threads()} thread(s), torch "
             f"{torch.__version__}",
         }
 
     def one_step(self) -> dict[str, float]:
         """One batch; a step whose gradient is not finite is left out, so that one bad batch ends no run."""
-        rng = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.step)
-        a, b = (x.to(self.device, memory_format=torch.channels_last) for x in batch(self.pairs, rng))
+        settings = self.settings
+        if settings.batch:
+            pair = whole_batch(self.pairs, settings.seed, self.step, settings.batch)
+        else:
+            pair = batch(self.pairs, torch.Generator().manual_seed(settings.seed * 1_000_003 + self.step))
+        a, b = (x.to(self.device, memory_format=torch.channels_last) for x in pair)
         self.net.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.reduced):
             f = self.net(a, b)
-        terms = fusion_losses(a, b, f.float(), self.step)
-        loss = total(terms)
+        terms = self.loss.terms(a, b, f.float(), self.step)
+        loss = total(terms, self.loss.weights)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), settings.clip or math.inf)
+        if settings.forget:
+            self.optimiser.state.clear()
         if torch.isfinite(norm):
             self.optimiser.step()
             self.averaged.update_parameters(self.net)
@@ -169,7 +223,7 @@ class Trainer:
     def run(self) -> None:
         """Trains to the last step; a checkpoint also when interrupted."""
         log = self.folder / "log.csv"
-        names = ["step", "seconds", "rate", "loss", "norm", *WEIGHTS]
+        names = ["step", "seconds", "rate", "loss", "norm", *self.loss.weights]
         started, saved, shown = time.monotonic() - self.seconds, time.monotonic(), time.monotonic()
         new = not log.exists()
         with open(log, "a", newline="", encoding="utf-8") as file:
@@ -201,16 +255,18 @@ class Trainer:
 
 
 def plot_log(log: Path, picture: Path) -> None:
-    """The loss and its terms over the steps, each as the mean of 50 steps; VIF comes every second step."""
+    """The loss and its terms over the steps, each as the mean of 50 steps; some terms come every second step."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     with open(log, encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    names = [name for name in reader.fieldnames if name not in ("step", "seconds", "rate", "norm")]
     figure, panels = pyplot.subplots(3, 3, figsize=(12, 8), sharex=True, layout="constrained")
-    for panel, name in zip(panels.flat, ["loss", *WEIGHTS], strict=False):
+    for panel, name in zip(panels.flat, names, strict=False):
         points = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
         groups = [points[i : i + 50] for i in range(0, len(points), 50)]
         panel.plot([g[-1][0] for g in groups], [sum(v for _, v in g) / len(g) for g in groups])
