@@ -423,7 +423,7 @@ def test_command(tmp_path, heads, capsys):
     files.write(carried(heads["MR"], MOTION), moving)
     out, report = tmp_path / "t.tfm", tmp_path / "t.json"
     run_command(fixed, moving, "--output", out, "--report", report)
-    values = json.loads(report.read_text())
+    values = json.loads(report.read_text(encoding="utf-8"))
     assert values["trusted"] is True
     assert values["reasons"] == []
     assert 0.5 < values["confidence"] <= 1
@@ -438,7 +438,7 @@ def test_command(tmp_path, heads, capsys):
     said = capsys.readouterr()
     assert "NOT TRUSTED" in said.out
     assert "Warning: The two volumes look shifted by about 1" in said.err
-    assert json.loads(report.read_text())["reasons"][0]["code"] == "align_shifted"
+    assert json.loads(report.read_text(encoding="utf-8"))["reasons"][0]["code"] == "align_shifted"
     with pytest.raises(FusionError) as caught:
         run_command(fixed, moving, "--output", tmp_path / "t.nrrd")
     assert caught.value.code == "output_extension"

@@ -72,7 +72,7 @@ def test_figures_of_other_implementations(real_pairs):
     """SWT and GFF on the left-out CT-MRI pairs, against the figures in shared/ that other code gave."""
     if real_pairs is None or not (SHARED / "peers_left_out.json").exists():
         return
-    published = json.loads((SHARED / "peers_left_out.json").read_text())["scores"]
+    published = json.loads((SHARED / "peers_left_out.json").read_text(encoding="utf-8"))["scores"]
     (pairs,) = [task for task in read_pairs(real_pairs, left_out=True) if task.task == "CT-MRI"]
     names = ("SD", "SF", "AG", "MI", "CC", "SCD", "Qabf")
     for method in ("SWT", "GFF"):

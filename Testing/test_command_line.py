@@ -38,7 +38,7 @@ def test_fuse_writes_volume_report_and_preview(folder, capsys):
     assert fused.size_ijk == chosen.size_ijk
     corner = np.array([*fused.size_ijk, 1.0])
     assert np.abs((fused.ijk_to_physical - chosen.ijk_to_physical) @ corner).max() < 1e-4
-    values = json.loads(report.read_text())
+    values = json.loads(report.read_text(encoding="utf-8"))
     assert values["windows"]["first"]["low"] == -1000
     assert values["grid"]["name"] == "second"
     picture = files.read(preview)
@@ -289,7 +289,7 @@ def test_a_window_may_begin_with_a_minus(folder):
     report = folder / "r.json"
     arguments = ["--output", str(folder / "f.nrrd"), "--window-first", "-500,500", "--report", str(report)]
     assert main(["fuse", str(folder / "CT.nrrd"), str(folder / "MR.nrrd"), *arguments]) == 0
-    assert json.loads(report.read_text())["windows"]["first"]["low"] == -500
+    assert json.loads(report.read_text(encoding="utf-8"))["windows"]["first"]["low"] == -500
 
 
 def test_fuse_folder_takes_empty_slices_and_refuses_doubles(tmp_path, capsys):

@@ -62,7 +62,7 @@ def test_all_methods_and_a_folder(pairs, capsys):
     ranks = [float(row["mean rank"]) for row in table(pairs / "out" / "ranking.csv")]
     assert ranks == sorted(ranks)
     said = capsys.readouterr().out
-    assert (pairs / "out" / "ranking.md").read_text() in said
+    assert (pairs / "out" / "ranking.md").read_text(encoding="utf-8") in said
     assert "2 pictures. ours: weights compact" in said
     assert "| EN | SD ↑ |" in said
     assert "Nabf ↓" in said
@@ -94,7 +94,7 @@ def test_mean_ranks_by_hand():
 def test_nothing_to_rank_by(pairs):
     assert compared(pairs, "--methods", "AVG", "MAX", "--metrics", "EN") == 0
     assert [row["mean rank"] for row in table(pairs / "out" / "ranking.csv")] == ["", ""]
-    assert "nan" not in (pairs / "out" / "ranking.md").read_text()
+    assert "nan" not in (pairs / "out" / "ranking.md").read_text(encoding="utf-8")
 
 
 def test_volumes_are_compared_with_their_flicker(heads, tmp_path, capsys):

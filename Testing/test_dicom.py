@@ -307,7 +307,7 @@ def test_two_series_of_one_folder_by_the_command_line(tmp_path, capsys):
     assert "Abdomen 3.0" in capsys.readouterr().err
     report = tmp_path / "r.json"
     assert main([*arguments, "--series-first", "4", "--series-second", "12", "--report", str(report)]) == 0
-    assert json.loads(report.read_text())["modalities"] == {"first": "CT", "second": "PET"}
+    assert json.loads(report.read_text(encoding="utf-8"))["modalities"] == {"first": "CT", "second": "PET"}
     assert files.read(tmp_path / "f.nrrd").size_ijk == (5, 6, 5)
 
 

@@ -47,7 +47,7 @@ def test_a_table_and_its_images(table):
 
 
 def test_columns_in_any_order_and_pictures_in_colour(table):
-    lines = [line.split(",") for line in table.read_text().split()]
+    lines = [line.split(",") for line in table.read_text(encoding="utf-8").split()]
     table.write_text("\ufeff" + "\n".join(f"{b},x, {d} ,{a},{c}" for a, b, c, d in lines), encoding="utf-8")
     table.write_text(table.read_text(encoding="utf-8").replace(",x,", ",more,", 1), encoding="utf-8")
     rgb = np.zeros((24, 24, 3), np.uint8)
@@ -71,7 +71,7 @@ def refused(table, capsys, *more):
 
 def changed(line, text):
     def change(table):
-        lines = table.read_text().split("\n")
+        lines = table.read_text(encoding="utf-8").split("\n")
         lines[line] = text
         table.write_text("\n".join(lines))
 
@@ -92,7 +92,7 @@ def changed(line, text):
         (changed(3, "p1,a/1_0.png,b/none.png,left"), "none.png of patient p1 is not there (line 4"),
         (changed(3, "p1,a/0_0.png,b/1_0.png,left"), "names a/0_0.png in lines 2 and 4"),
         (changed(3, "p1,a/1_0.png,a/../a/1_0.png,left"), "in lines 4 and 4"),
-        (lambda t: t.write_text(t.read_text().replace("left", "right")), "one label only (right)"),
+        (lambda t: t.write_text(t.read_text(encoding="utf-8").replace("left", "right")), "one label only (right)"),
         (changed(3, "p1,a/1_0.png,b/1_0.png,third"), "one patient only with the label third"),
         (lambda t: save(t.parent / "b" / "3_1.png", np.zeros((24, 23), np.uint8)), "24 x 24 pixels and"),
         (lambda t: save(t.parent / "b" / "3_1.png", np.zeros((24, 24), np.uint16)), "8 bits"),
@@ -270,7 +270,9 @@ def test_the_synthetic_set(tmp_path, capsys):
     got = labelled.read(folder / "labels.csv", 4)
     assert Counter(got.labels) == {0: 4, 1: 4}
     assert len(set(zip(got.patients, got.labels, strict=True))) == 4
-    assert "cannot show that fused images help" in (folder / "README.txt").read_text().replace("\n", " ")
+    assert "cannot show that fused images help" in (folder / "README.txt").read_text(encoding="utf-8").replace(
+        "\n", " "
+    )
     assert main(["downstream", "--make-synthetic", str(folder), "--patients", "4"]) == 1
     assert "holds files already" in capsys.readouterr().err
     other = tmp_path / "again"

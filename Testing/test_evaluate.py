@@ -80,7 +80,7 @@ def test_pictures(pictures, capsys):
         assert float(summary[name]["F mean"]) == pytest.approx(np.mean(values), rel=1e-4)
         assert float(summary[name]["F SD"]) == pytest.approx(np.std(values, ddof=1), rel=1e-4)
     said = capsys.readouterr().out
-    text = (pictures / "out" / "summary.md").read_text()
+    text = (pictures / "out" / "summary.md").read_text(encoding="utf-8")
     assert text in said
     assert "6 pictures" in text
     for line in ("| EN |", "| Qabf ↑ |", "| Nabf ↓ |", "| metric | F mean | F SD |"):
@@ -426,7 +426,7 @@ def test_outputs_are_complete_or_absent(pictures, monkeypatch, capsys):
     before = listing(pictures)
     assert run(pictures, "A", "B", "F", "--metrics", "EN") == 130
     assert listing(pictures) == before
-    assert (pictures / "out" / "scores.csv").read_text() == "old"
+    assert (pictures / "out" / "scores.csv").read_text(encoding="utf-8") == "old"
 
 
 def test_bad_outputs_are_refused_before_the_work(pictures, monkeypatch, capsys):

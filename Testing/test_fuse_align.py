@@ -30,7 +30,9 @@ def fuse(folder, second, *options):
     names = ("--output", folder / "out.nrrd", "--report", folder / "out.json")
     arguments = ("fuse", folder / "ct.nrrd", folder / second, *names, "--modality-second", "MR", *options)
     assert main([str(a) for a in arguments]) == 0
-    return files.read(folder / "out.nrrd").voxels.astype(int), json.loads((folder / "out.json").read_text())
+    return files.read(folder / "out.nrrd").voxels.astype(int), json.loads(
+        (folder / "out.json").read_text(encoding="utf-8")
+    )
 
 
 def test_align_finds_says_and_saves_the_pose(folder, heads, capsys):

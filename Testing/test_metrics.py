@@ -387,7 +387,7 @@ def test_plain_fusions_score_as_published(task, tolerance):
     if not (SHARED / "peers_left_out.json").exists():
         warnings.warn("no shared/ beside the checkout: the metrics were not compared on real data", stacklevel=1)
         return
-    published = json.loads((SHARED / "peers_left_out.json").read_text())
+    published = json.loads((SHARED / "peers_left_out.json").read_text(encoding="utf-8"))
     a, b, fusions = left_out_pairs(task, published["pairs"][task])
     slow = {"VIF", "SSIM", "MEFSSIM", "Nabf"} if task != "CT-MRI" else set()
     for method, f in fusions.items():

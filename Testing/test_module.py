@@ -291,7 +291,14 @@ def test_every_code_of_a_run_has_words():
     text = "\n".join(file.read_text(encoding="utf-8") for file in files)
     raised = set(re.findall(r'FusionError\(\s*"(\w+)"', text))
     warned = set(re.findall(r'Notice\(\s*"(\w+)"', text))
-    only_files = {"file_missing", "landmarks_unreadable", "transform_output", "transform_unreadable", "output_failed"}
+    only_files = {
+        "file_missing",
+        "landmarks_unreadable",
+        "transform_flat",
+        "transform_output",
+        "transform_unreadable",
+        "output_failed",
+    }
     only_files |= {"image_empty", "image_4d", "image_vector", "volume_colour", "dimensions_differ", "sizes_differ"}
     only_pictures = {"picture_grid", "picture_colour", "setting_not_positive", "outputs_same"}
     assert raised - only_files - only_pictures <= set(words._errorTexts()), raised

@@ -244,7 +244,7 @@ def test_the_same_with_slicers_own_macros(package, tmp_path):
     expected = files_in(package / "install")
     assert installed - compiled - {description} == expected
     assert compiled == {f"{name}c" for name in expected if name.endswith(".py")}
-    lines = (tmp_path / "install" / description).read_text().splitlines()
+    lines = (tmp_path / "install" / description).read_text(encoding="utf-8").splitlines()
     stub = description_of(package)
     for key in ("depends", "homepage", "contributors", "iconurl", "screenshoturls", "description"):
         assert f"{key} {stub[key.upper()]}" in lines

@@ -259,7 +259,7 @@ def test_the_plane_on_the_command_line(heads, tmp_path):
     names = ("CT.nrrd", "MR.nrrd", "fused.nrrd", "report.json")
     first, second, output, report = (str(tmp_path / name) for name in names)
     assert main(["fuse", first, second, "--output", output, "--report", report, "--plane", "coronal"]) == 0
-    grid_said = json.loads((tmp_path / "report.json").read_text())["grid"]
+    grid_said = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["grid"]
     assert (grid_said["plane"], grid_said["slice_axis"]) == ("coronal", "j")
     assert files.read(output).size_ijk == heads["CT"].size_ijk
 

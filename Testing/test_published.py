@@ -74,7 +74,7 @@ def test_every_tensor_of_ours_has_its_own_in_the_checkpoint():
 def test_the_layout_is_the_authors(real_published):
     if real_published is None:
         return
-    listed = json.loads((real_published / "checkpoint_layout.json").read_text())
+    listed = json.loads((real_published / "checkpoint_layout.json").read_text(encoding="utf-8"))
     assert {name: tuple(shape) for name, shape, _ in listed} == plain.layout()
 
 
@@ -163,7 +163,7 @@ def test_reference_forward_and_its_memory(real_published, tmp_path):
     """The file is loaded and run in a process of its own. When last run: error 9e-6, AFF 0, CASF 5e-7; 1.3 GB."""
     if real_published is None:
         return
-    listed = json.loads((real_published / "checkpoint_layout.json").read_text())
+    listed = json.loads((real_published / "checkpoint_layout.json").read_text(encoding="utf-8"))
     state = {name: plain.filled(n, name, shape) for n, (name, shape, _) in enumerate(listed)}
     path, output = tmp_path / "published.pt", tmp_path / "kept.npz"
     torch.save(state, path)

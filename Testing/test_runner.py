@@ -131,7 +131,7 @@ def gone(pid):
     except ProcessLookupError:
         return True
     stat = Path(f"/proc/{pid}/stat")  # without an init, an orphan's name stays behind
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z"
+    return stat.exists() and stat.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
 
 
 def test_two_runs_share_one_process(make, job, tmp_path):

@@ -144,7 +144,7 @@ def test_the_published_way(data, tmp_path, small_paper, capsys):
     net = load(tmp_path / "run" / "weights.pt")
     assert net.config == SMALL_PAPER
     assert net.about["left out"] == "PET-MRI [30]"
-    assert "SPECT" not in (tmp_path / "run" / "validation.md").read_text()
+    assert "SPECT" not in (tmp_path / "run" / "validation.md").read_text(encoding="utf-8")
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["net"]
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())  # no mean over steps
     assert (tmp_path / "run" / "log.png").stat().st_size > 1000
@@ -227,12 +227,12 @@ def test_train_resume_and_load(data, tmp_path, monkeypatch):
         assert torch.allclose(tensor, parts.state_dict()[name], atol=1e-5), name
     assert "4 of 4 steps" in parts.about["training"]
     log = tmp_path / "parts" / "log.csv"
-    log.write_text(log.read_text() + "5,half a r")  # as a killed run leaves it
+    log.write_text(log.read_text(encoding="utf-8") + "5,half a r")  # as a killed run leaves it
     assert train(data, tmp_path / "parts", 4) == 0
     with open(log, encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]
-    assert "CT-MRI" in (tmp_path / "parts" / "validation.md").read_text()
+    assert "CT-MRI" in (tmp_path / "parts" / "validation.md").read_text(encoding="utf-8")
     for picture in ("step_000004.png", "log.png"):
         assert np.ptp(np.asarray(Image.open(tmp_path / "parts" / picture))) > 100
 
@@ -247,7 +247,7 @@ def test_a_run_that_would_be_another(data, tmp_path, monkeypatch, capsys):
     assert train(data, run, 2) == 1
     assert "began with steps 1, not 2" in capsys.readouterr().err
     assert train(data, run, 2, "--fresh") == 0
-    assert (run / "log.csv").read_text().count("\n") == 3
+    assert (run / "log.csv").read_text(encoding="utf-8").count("\n") == 3
     (run / "checkpoint.pt").write_bytes(b"cut")
     assert train(data, run, 2) == 1
     assert "damaged" in capsys.readouterr().err
