@@ -265,7 +265,7 @@ def test_a_batch_goes_on_after_a_failure(stage, heads, caplog):
     assert np.array_equal(scene.read_volume(ct).voxels, heads["CT"].voxels)
 
 
-def test_every_code_of_a_run_has_words():
+def test_every_code_of_a_run_has_words(stage):
     """Of all errors and warnings that the files behind a run can raise."""
     from ASFEFusionLib import errors
     from ASFEFusionPanel import words

@@ -143,14 +143,14 @@ def _look_round(
 
     starts_round, _ = best_starts(comparison, turned_round(comparison.sampled[0], pose), ROUND, lambda _: None)
     mirrors = [near[level].matrix @ reflection(comparison.centre, axis) for axis in range(3)]
-    for code, limit, others in (
-        ("align_round", ROUND_RIVAL, [start.matrix for start in starts_round]),
-        ("align_mirrored", MIRRORED, mirrors),
+    for doubt, limit, others in (
+        (Notice("align_round"), ROUND_RIVAL, [start.matrix for start in starts_round]),
+        (Notice("align_mirrored"), MIRRORED, mirrors),
     ):
         ratio = _best_of(comparison, others, level).score / max(near[level].score, 1e-9)
-        verdict.facts[code.removeprefix("align_")] = round(ratio, 3)
+        verdict.facts[doubt.code.removeprefix("align_")] = round(ratio, 3)
         if ratio > limit:
-            verdict.doubt(Notice(code), 0.5 * min(1.0, limit / ratio) ** 4)
+            verdict.doubt(doubt, 0.5 * min(1.0, limit / ratio) ** 4)
     _doubt_shape(comparison, verdict, near[level].matrix, level)
 
     rival = _rival(comparison, starts, near, pose, tick)
