@@ -110,6 +110,7 @@ def large(heads):
     return exchange.Job(enlarged(heads["CT"]), enlarged(heads["MR"]), FusionSettings())
 
 
+@pytest.mark.judged
 def test_the_result_is_that_of_fuse_and_the_process_stays(serve, heads):
     job = exchange.Job(heads["MR"], heads["PET"], FusionSettings(colour="hot", threads=1, region=[(0, 0, 0)] * 2))
     fields = np.zeros((4, 4, 4, 3), np.float32) + 2
