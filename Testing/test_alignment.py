@@ -13,7 +13,7 @@ from ASFEFusionLib import files
 from ASFEFusionLib.alignment import align, check, landmarks, pose, transforms
 from ASFEFusionLib.alignment.levels import find_body, levels, shrink
 from ASFEFusionLib.alignment.search import Comparison, no_limit
-from ASFEFusionLib.alignment.similarity import nmi
+from ASFEFusionLib.alignment.similarity import Similarity, nmi
 from ASFEFusionLib.alignment.starts import MOST_TURN, axis_turns, ball, near_header
 from ASFEFusionLib.commands import align as command
 from ASFEFusionLib.errors import Cancelled, FusionError
@@ -259,6 +259,18 @@ def test_similarity_of_the_same_and_of_nothing():
     assert nmi(np.stack([same, none, np.zeros((3, 3))])) == pytest.approx([1, 0, 0], abs=1e-9)
 
 
+def test_held_points_are_not_dropped(heads):
+    """A pose neither gains nor loses by points that it takes out of the other volume."""
+    sampled, other = levels(heads["MR"])[1], levels(heads["CT"])[1]
+    free, held = (Similarity(sampled, other, 3000, 0, held=h) for h in (None, np.eye(4)))
+    poses = np.stack([np.eye(4), shifted(0, 0, 25)])
+    assert free(poses)[1][1] < free(poses)[1][0]
+    assert held(poses)[1].tolist() == [1, 1]
+    # What lies outside at first is left out for good.
+    there = Similarity(sampled, other, 3000, 0, held=poses[1])
+    assert len(there.points) == round(free(poses)[1][1] * 3000) < len(held.points)
+
+
 def test_a_refinement_goes_on_to_the_top():
     """From 6 mm and 8 degrees off, at one level: a turn and a shift that make up for each other are no end."""
     comparison = Comparison(levels(head("PET")), levels(head("MR")), seed=3)
@@ -469,3 +481,7 @@ def test_real_volumes(real_volumes):
     ct, mr = (files.read(folder / f"{n}_image.nii.gz") for n in ("CT", "MR_T1"))
     points = levels(ct)[0].points(levels(ct)[0].body)
     assert pose.mean_distance(align(ct, mr).matrix, np.eye(4), points) < 8
+    # PET of the same scanner; without the last refinement among held points it ends 2.7 to 3.2 mm off.
+    pet = files.read(folder / "PET_image.nii.gz")
+    for start in (np.eye(4), shifted(3, -2, 2), shifted(-2, 2, -3)):
+        assert pose.mean_distance(align(ct, pet, "near", start=start).matrix, np.eye(4), points) < 2.6

@@ -132,6 +132,10 @@ def align(
         ):
             found = run.aside(lambda tick, n=level, f=found: _refine(comparison, f, n, limit, tick))
     pose = found[0].matrix
+    if search != "as-is":
+        with run.stage("settle", 0.78, 0.8, Step("align_refine", {"spacing": f"{SPACINGS[comparison.last]:g}"})):
+            at = STEPS[comparison.last], TOLERANCES[comparison.last]
+            pose = run.aside(lambda _: comparison.settle(pose, *at, limit).matrix)
     scores = comparison.similarity(comparison.last).guarded(np.stack([from_base, pose]))
     if search != "as-is" and scores[1] <= 0:
         raise FusionError("align_apart", first=fixed.name or "The first volume", second=moving.name or "the second")

@@ -68,6 +68,14 @@ class Comparison:
             )
         return self._made[level]
 
+    def settle(self, start: np.ndarray, step: float, tolerance: float, limit: Callable[[np.ndarray], float]) -> Found:
+        """The last refinement, at the finest level: among the points that `start` has in both volumes, none dropped."""
+        level = self.last
+        similarity = Similarity(
+            self.sampled[level], self.other[level], COUNTS[-1], self.seed + level, BINS[level], held=start
+        )
+        return self._climb(similarity, start, step, tolerance, limit)
+
     def distance(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Mean distance (mm) over the body between where poses (..., 4, 4) take it."""
         return mean_distance(a, b, self.body)
@@ -76,7 +84,16 @@ class Comparison:
         self, start: np.ndarray, level: int, step: float, tolerance: float, limit: Callable[[np.ndarray], float]
     ) -> Found:
         """The best pose near `start` at a level; `limit(matrix)` is a factor on its similarity."""
-        similarity = self.similarity(level)
+        return self._climb(self.similarity(level), start, step, tolerance, limit)
+
+    def _climb(
+        self,
+        similarity: Similarity,
+        start: np.ndarray,
+        step: float,
+        tolerance: float,
+        limit: Callable[[np.ndarray], float],
+    ) -> Found:
         frame = Frame(start, self.centre, self.radius)
 
         def score(numbers: np.ndarray) -> float:
