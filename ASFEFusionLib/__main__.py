@@ -13,7 +13,7 @@ from .errors import Cancelled, FusionError
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     # Here and not above: they import numpy, and Ctrl-C during that must end as quietly as at any other time.
-    from .commands import align, compare, demo, downstream, evaluate, fuse, fuse_folder, info, train
+    from .commands import align, benchmark, compare, demo, downstream, evaluate, fuse, fuse_folder, info, train
 
     known = {
         "fuse": fuse,
@@ -23,6 +23,7 @@ def parser() -> argparse.ArgumentParser:
         "compare": compare,
         "downstream": downstream,
         "train": train,
+        "benchmark": benchmark,
         "info": info,
         "demo": demo,
     }

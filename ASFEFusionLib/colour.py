@@ -46,7 +46,7 @@ def map_table(colour: object, entries: int = 1024) -> np.ndarray:
 
 def map_luminance(values: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Y of the map at values in [0, 1], float32: what enters the fusion for a coloured volume, as published."""
-    return table[_entries(values, table), 0]
+    return np.take(np.ascontiguousarray(table[:, 0]), _entries(values, table))
 
 
 def _entries(values: np.ndarray, table: np.ndarray) -> np.ndarray:
@@ -83,11 +83,18 @@ def colourise(y: np.ndarray, functional: np.ndarray, table: np.ndarray) -> np.nd
     Where a full chroma would leave [0, 1], it is paled and not clipped: hue and the fused luminance stay. -> (..., 3)
     uint8.
     """
-    offsets = _offsets(table[:, 1:])[_entries(functional, table)]
-    y = y[..., None]
-    # The greatest part s of the chroma with 0 <= y + s * offset <= 1 in all three.
-    room = np.where(offsets > 0, 1 - y, y)
-    size = np.abs(offsets)
-    part = np.min(room / np.maximum(size, 1e-6), axis=-1, keepdims=True)
-    rgb = y + np.minimum(part, 1) * offsets
-    return np.clip(np.rint(rgb * 255), 0, 255).astype(np.uint8)
+    offsets = _offsets(table[:, 1:])
+    entries = _entries(functional, table)
+    # The greatest part s of the chroma with 0 <= y + s * offset <= 1 in all three: the greatest offset up and the
+    # greatest one down decide, and those are known for each entry of the table.
+    up, down = (np.maximum(side.max(1), 1e-6) for side in (offsets, -offsets))
+    part = np.minimum((1 - y) / up[entries], y / down[entries])
+    np.minimum(part, 1, out=part)
+    result = np.empty((*y.shape, 3), np.uint8)
+    for channel in range(3):
+        value = np.ascontiguousarray(offsets[:, channel])[entries]
+        value *= part
+        value += y
+        value *= 255
+        result[..., channel] = np.clip(np.rint(value, out=value), 0, 255, out=value)
+    return result

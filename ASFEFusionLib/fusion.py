@@ -25,6 +25,8 @@ LITTLE_OVERLAP = 0.5
 FILE_NOTE = f"ASFEFusion {__version__}: fused, derived, not for quantitation"
 # Voxels around a region of interest that the network sees too, so that its ends are no ends of the picture.
 HALO = 32
+# Part of a run that is over when the first slice comes.
+SLICES_FROM = 0.2
 
 
 def fuse(
@@ -78,7 +80,7 @@ def _fuse(
         paint = _paint(sources, settings, report)
     with run.stage("network", 0.04, 0.08, Step("weights")):
         engine = run.aside(lambda _: Engine(settings.weights, settings.device))
-    report.device, report.weights_name, report.weights_sha256 = engine.device, engine.weights_name, engine.weights_hash
+    report.weights_name, report.weights_sha256 = engine.weights_name, engine.weights_hash
     moved = place_second(run, (sources[0].volume, sources[1].volume), settings, displacement, report)
     sources[1].volume, pair[1] = moved, replace(pair[1], ijk_to_physical=moved.ijk_to_physical)
 
@@ -94,10 +96,10 @@ def _fuse(
         report.warnings.append(Notice("little_overlap", {"percent": round(100 * report.overlap)}))
 
     for n, source in enumerate(sources):
-        start = 0.1 + 0.1 * n
+        start = 0.1 + 0.05 * n
         bent = displacements[n]
-        with run.stage("resample", start, start + 0.1, Step("resample", {"name": source.name})):
-            source.values = run.aside(lambda tick, v=source.volume, d=bent: space.resample(v, grid, tick, d))
+        with run.stage("resample", start, start + 0.05, Step("resample", {"name": source.name})):
+            source.reader = run.aside(lambda tick, v=source.volume, d=bent: space.Reader(v, grid, tick, d))
             source.cover = space.coverage(source.volume, grid, bent)
     if inner is not None:
         part = space.cut_out(grid, inner)
@@ -106,6 +108,9 @@ def _fuse(
             report.warnings.append(Notice("region_alone"))
     with cpu_threads(settings.threads):
         voxels = _fuse_slices(run, engine, sources, paint, scalar_type=result_type(first, second), order=ground.order)
+    report.device, report.precision = engine.device, engine.precision  # at last: short memory changes them
+    report.slice_seconds = {name: round(seconds, 4) for name, seconds in engine.slice_seconds.items()}
+    report.warnings.extend(engine.notices)
     if inner is not None:
         voxels = voxels[inner]
     voxels = np.ascontiguousarray(space.turned_voxels(voxels, np.argsort(ground.order)))
@@ -206,7 +211,8 @@ def result_like(first: Volume, second: Volume, settings: FusionSettings) -> Volu
 class _Source:
     """One input, made ready: scalar, finite, with its window; `chroma` (j, i, 2) of an RGB picture.
 
-    `values` (k, j, i) are the volume's on the common grid, and `cover` says where there are any.
+    `reader` gives the volume's values on the common grid, and `cover` says where there are any. `ready` are those from
+    slice `begin` on, windowed: so many that it pays, however few are asked for.
     """
 
     volume: Volume
@@ -215,8 +221,19 @@ class _Source:
     name: str
     chroma: np.ndarray | None = None
     eight_bit: bool = False
-    values: np.ndarray | None = None
+    reader: space.Reader | None = None
     cover: space.Coverage | None = None
+    ready: np.ndarray | None = None
+    begin: int = 0
+
+    def slab(self, start: int, stop: int, run: Run) -> np.ndarray:
+        """Windowed values, float32 (stop - start, j, i) in [0, 1]; slices are asked for in their order. Cancelled."""
+        if self.ready is None or stop > self.begin + len(self.ready):
+            end = min(self.cover.grid.size[2], max(stop, start + self.reader.thick))
+            self.ready = None  # gone before the next ones come
+            self.ready = self.window.apply(run.aside(lambda tick: self.reader.read(start, end, tick)))
+            self.begin = start
+        return self.ready[start - self.begin : stop - self.begin]
 
 
 @dataclass
@@ -284,14 +301,14 @@ def _finite(volume: Volume, report: FusionReport) -> Volume:
     if volume.voxels.dtype.itemsize > 4:  # what float32 cannot hold becomes infinite, and so is found below
         with np.errstate(over="ignore"):
             volume = replace(volume, voxels=volume.voxels.astype(np.float32))
-    bad = ~np.isfinite(volume.voxels)
-    count = int(bad.sum())
+    count = volume.voxels.size - sum(np.count_nonzero(np.isfinite(plane)) for plane in volume.voxels)
     if not count:
         return volume
-    if count == bad.size:
+    if count == volume.voxels.size:
         raise FusionError("volume_nan", name=volume.name)
     report.warnings.append(Notice("not_finite", {"count": count, "name": volume.name}))
     voxels = volume.voxels.copy()
+    bad = ~np.isfinite(voxels)
     voxels[bad] = voxels[~bad].min()
     return replace(volume, voxels=voxels)
 
@@ -320,8 +337,9 @@ def _fuse_slices(
     scalar_type: type,
     order: tuple[int, int, int],
 ) -> np.ndarray:
-    """The resampled values, batch by batch, through windows, network and colour into the result's voxels.
+    """The volumes' values, batch by batch, through windows, network and colour into the result's voxels.
 
+    Nothing but that result is ever held for the whole grid.
     They are a view (k, j, i) of the grid that the network works on; the memory is in the order of the result's axes, so
     that turning them back needs no copy.
     """
@@ -336,15 +354,19 @@ def _fuse_slices(
     for start in range(0, count, batch):
         stop = min(count, start + batch)
         message = Step("slices", {"number": start + 1, "count": count})
-        with run.stage("fuse", 0.3 + 0.7 * start / count, 0.3 + 0.7 * stop / count, message):
-            slabs = [source.window.apply(source.values[start:stop]) for source in sources]
+        done, then = (SLICES_FROM + (1 - SLICES_FROM) * n / count for n in (start, stop))
+        with run.stage("resample", done, done, message):
+            slabs = [source.slab(start, stop, run) for source in sources]
+        with run.stage("cover", done, done, message):
             weights = [source.cover.slab(start, stop) for source in sources]
-            if paint:
+        if paint:
+            with run.stage("colour", done, done, message):
                 n = paint.functional
                 uptake = slabs[n] * weights[n]
                 slabs[n] = colour.map_luminance(slabs[n], paint.table)
+        with run.stage("fuse", done, then, message):
             fused = _fuse_covered(engine, slabs, weights, run.beat)
-        with run.stage("colour", 0.3 + 0.7 * stop / count, 0.3 + 0.7 * stop / count, message):
+        with run.stage("colour", then, then, message):
             if paint:
                 voxels[start:stop] = colour.colourise(fused, uptake, paint.table)
             elif in_colour:

@@ -160,7 +160,9 @@ class FusionReport:
     `grid`: name, size (i, j, k), spacing (mm), ijk_to_physical (LPS, mm), the anatomical plane nearest to the slices
     that the network saw (`plane`) and the grid's axis across them (`slice_axis`: "i", "j" or "k"). `windows`: for
     "first" and "second" the low and high value (the volume's units) and where they come from. `overlap`: common volume
-    in space over that of the smaller of the two. `seconds`: by stage. `colour`: the map (name or table) and which
+    in space over that of the smaller of the two. `seconds`: by stage; `slice_seconds`: of the network until the first
+    batch of slices ("first"), and for each slice after it ("later"). `device`, `precision`: where the network ran at
+    last, and in which number type in part. `colour`: the map (name or table) and which
     volume has it, or None.
     `alignment`: `alignment.Alignment.to_dict()`, of which volumes that were judged as loaded have `search`, `matrix`
     (identity), `trusted`, `confidence`, `reasons` and `verdict`; None: not judged. Its matrix takes points of the first
@@ -172,6 +174,7 @@ class FusionReport:
     modalities: dict[str, str | None] = field(default_factory=dict)
     overlap: float = 0.0
     device: str = ""
+    precision: str = ""
     weights_name: str = ""
     weights_sha256: str = ""
     colour: dict[str, Any] | None = None
@@ -179,6 +182,7 @@ class FusionReport:
     displacement: float | None = None
     checksums: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    slice_seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[Notice] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     note: str = "Fused voxels are derived: not for quantitation, not clinically validated."

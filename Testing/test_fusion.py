@@ -3,12 +3,13 @@
 import json
 import threading
 import time
+import tracemalloc
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
-from ASFEFusionLib import colour, engine, phantom, space
+from ASFEFusionLib import colour, engine, intensity, phantom, space
 from ASFEFusionLib.errors import WARNINGS, Cancelled, FusionError
 from ASFEFusionLib.fusion import fuse
 from ASFEFusionLib.network.weights import find
@@ -135,7 +136,7 @@ def test_report(heads):
     assert values["windows"]["first"]["low"] == -160
     assert values["windows"]["second"]["units"] == "SUV"
     assert values["colour"] == {"map": "hot", "volume": "second"}
-    assert set(values["seconds"]) == {"windows", "network", "alignment", "space", "resample", "fuse", "colour"}
+    assert set(values["seconds"]) == {"windows", "network", "alignment", "space", "resample", "cover", "fuse", "colour"}
     assert "not for quantitation" in values["note"]
     assert values["warnings"] == []
 
@@ -323,7 +324,7 @@ def test_memory_that_does_not_suffice(heads, monkeypatch, error):
     def full(*_):
         raise error
 
-    monkeypatch.setattr(space, "resample", full)
+    monkeypatch.setattr(space.Reader, "read", full)
     assert refused(heads["CT"], heads["MR"]) == "memory_out"
 
 
@@ -415,22 +416,23 @@ def test_every_warning_has_its_sentence():
     assert all(sentence.endswith(".") for sentence in WARNINGS.values())
 
 
+@pytest.mark.parametrize("call, code", [("__init__", "resample"), ("read", "slices")])
 @pytest.mark.parametrize("cancel", [False, True])
-def test_signs_go_on_while_one_call_takes_long(heads, monkeypatch, cancel):
-    original, moments, threads = space.resample, [], set()
+def test_signs_go_on_while_one_call_takes_long(heads, monkeypatch, cancel, call, code):
+    original, moments, threads = getattr(space.Reader, call), [], set()
 
-    def slow(volume, grid, tick, displacement):
+    def slow(reader, one, other, tick, *more):
         for n in range(15):
             time.sleep(0.1)
             tick(n / 15)
-        return original(volume, grid, tick)
+        return original(reader, one, other, tick, *more)
 
     def progress(_, step):
         threads.add(threading.current_thread())
-        if step.code == "resample":
+        if step.code == code:
             moments.append(time.monotonic())
 
-    monkeypatch.setattr(space, "resample", slow)
+    monkeypatch.setattr(space.Reader, call, slow)
     running = threading.active_count()
     if cancel:
         began = time.monotonic()
@@ -443,3 +445,31 @@ def test_signs_go_on_while_one_call_takes_long(heads, monkeypatch, cancel):
         assert len(moments) > 10
         assert np.diff(moments).max() < 0.9
     assert threads == {threading.current_thread()}
+
+
+def test_the_result_does_not_depend_on_how_many_slices_are_read_at_a_time(heads, monkeypatch):
+    settings = FusionSettings(colour="hot", check=False)
+    whole, _ = fuse(heads["MR"], heads["PET"], settings)
+    monkeypatch.setattr(space, "SLAB_POINTS", 1)
+    slices, _ = fuse(heads["MR"], heads["PET"], settings)
+    assert np.abs(whole.voxels.astype(int) - slices.voxels).max() <= 1  # a rounding of places in float64, then to bytes
+    assert (whole.voxels != slices.voxels).mean() < 1e-4
+
+
+def test_memory_grows_with_the_volumes_alone(monkeypatch):
+    """Beside the result, nothing of the grid's size is held: neither the resampled values nor a mask."""
+    monkeypatch.setattr(intensity, "SAMPLE", 1000)
+    monkeypatch.setattr(space, "SLAB_POINTS", 4 * 128 * 128)
+    monkeypatch.setattr(engine.Engine, "fuse", lambda _, a, b, tick: (a + b) / 2)
+    peaks = []
+    for slices in (32, 32, 80):  # what the first run alone takes does not count
+        rng = np.random.default_rng(0)
+        first, second = (
+            Volume(rng.integers(0, 1000, (slices, 128, 128), np.int16), matrix, modality="MR")
+            for matrix in (np.eye(4), np.diag([0.97, 0.97, 0.97, 1.0]))
+        )
+        tracemalloc.start()
+        fuse(first, second, FusionSettings(check=False))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert 0 < (peaks[2] - peaks[1]) / (48 * 128 * 128) < 2.5  # bytes a voxel, of which the result's int16 is 2

@@ -386,7 +386,7 @@ def test_a_large_grid_says_what_memory_it_needs(stage, heads):
     coarse, fine = heads["CT"], heads["MR"]
     stage.parameters.firstVolume = stage.add(coarse, "CT", "CT")
     matrix = fine.ijk_to_physical.copy()
-    matrix[:3, :3] *= 0.08
+    matrix[:3, :3] *= 0.07
     stage.parameters.secondVolume = stage.add(type(fine)(fine.voxels, matrix), "fine", "MR")
     stage.settle()
     assert stage.ui.outputNoteLabel.text == ""

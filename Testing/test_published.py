@@ -131,7 +131,7 @@ def test_the_checkpoint_is_held_once():
 APART = """
 import sys
 import numpy as np, torch
-from ASFEFusionLib.network import load
+from ASFEFusionLib.network import aff, load
 
 torch.set_num_threads(1)
 checkpoint, reference, output = sys.argv[1:]
@@ -146,13 +146,13 @@ def corner(name):
 level = net.fusion[3]
 level.casf.register_forward_hook(corner("casf_level4"))
 level.register_forward_hook(corner("fusion_level4"))
-level.register_forward_hook(lambda module, inputs, result: kept.update(first=inputs[0].clone()))
+level.register_forward_hook(lambda module, inputs, result: kept.update(first=inputs[0][:1].clone()))
 with torch.inference_mode():
     kept["fused"] = net(a, b)[0, 0]
     first = kept.pop("first")
-    spectrum = level.aff.masks[0](torch.fft.rfft2(first))
+    parts = level.aff.masks[0](aff.spectrum(first, "backward"))
     kept["encoder_level4_first"] = first[0, :4, :8, :8]
-    kept["aff2_of_first_level4"] = torch.fft.irfft2(spectrum, s=first.shape[-2:])[0, :4, :8, :8]
+    kept["aff2_of_first_level4"] = aff.picture(parts, first.shape[-2:], "backward", True)[0, :4, :8, :8]
 np.savez(output, **kept)
 with open("/proc/self/status") as file:  # not getrusage: that one begins with the parent's peak
     print(next(line.split()[1] for line in file if line.startswith("VmHWM")))

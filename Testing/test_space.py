@@ -83,19 +83,19 @@ def test_a_grid_beyond_all_memory_is_refused():
     with pytest.raises(FusionError) as caught:
         space.check_size(space.choose_grid(first, second, "finest"))
     assert caught.value.code == "grid_too_large"
-    assert "10000 x 10000 x 10000 voxels would need about 14000 GB" in str(caught.value)
+    assert "10000 x 10000 x 10000 voxels would need about 10000 GB" in str(caught.value)
 
 
 def test_a_grid_beyond_this_machines_memory_is_refused(monkeypatch):
     """With what it needs and what there is; and not where the machine does not say."""
     grid = space.Grid((1000, 1000, 500), np.eye(4))
-    assert space.memory_needed(grid) == 14 * 500_000_000
-    monkeypatch.setattr(machine, "memory", lambda: 6_900_000_000)
+    assert space.memory_needed(grid) == 10 * 500_000_000
+    monkeypatch.setattr(machine, "memory", lambda: 4_900_000_000)
     with pytest.raises(FusionError) as caught:
         space.check_size(grid)
     assert caught.value.code == "grid_memory"
-    assert "1000 x 1000 x 500 voxels would need about 7.0 GB of memory and there are 6.9 GB" in str(caught.value)
-    for there in (7_000_000_000, None):
+    assert "1000 x 1000 x 500 voxels would need about 5.0 GB of memory and there are 4.9 GB" in str(caught.value)
+    for there in (5_000_000_000, None):
         monkeypatch.setattr(machine, "memory", lambda there=there: there)
         space.check_size(grid)
 

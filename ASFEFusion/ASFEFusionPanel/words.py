@@ -81,6 +81,8 @@ def _warningTexts() -> dict[str, str]:
         "functional_guess": _("It is not known which of the two is PET or SPECT: the second took the colours."),
         "not_trained": _("{name} is {modality}, on which the network was not trained: look twice at the result."),
         "grid_large": _("A result of {size} voxels needs about {gigabytes} GB of memory: close other programs."),
+        "memory_batch": _("The memory of {device} was short (slices at a time: {count}): close other programs."),
+        "memory_cpu": _("The memory of {device} did not suffice, so the CPU fused: close other programs."),
         "plane_oblique": _("The grid is oblique: its {plane} slices lie {degrees} degrees off that plane."),
         "region_alone": _("The region holds voxels of one of the two volumes only."),
         "align_shifted": _("The two volumes look shifted by about {millimetres} mm against each other: align them."),

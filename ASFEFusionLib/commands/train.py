@@ -1,7 +1,8 @@
 """Train a network on the slice pairs of a folder (needs the `train` extra).
 
-`--preset ours` (the default) is how the shipped weights came about; `--preset paper` follows Gu et al. 2024: their
-network, losses and schedule. Options that are given go before the preset.
+The shipped weights came about by `--preset first`, and from what that gave by `--preset ours --initial` (the default
+preset); `--preset paper` follows Gu et al. 2024: their network, losses and schedule. Options that are given go before
+the preset.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .terminal import positive
 # As in `network.CONFIGS`, `research.data.TASKS` and `research.train.PRESETS`, whose modules need torch.
 CONFIGS = ("compact", "paper")
 TASKS = ("CT-MRI", "PET-MRI", "SPECT-MRI")
-PRESETS = ("ours", "paper")
+PRESETS = ("first", "ours", "paper")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,15 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train on these pairs: one for a model of its own, as published; default: all, one model for them",
     )
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=positive, help="default: 9000; with --preset paper 2000 epochs")
+    length.add_argument("--steps", type=positive, help="default: 9000 (first), 2400 (ours), 2000 epochs (paper)")
     length.add_argument("--epochs", type=positive, help="in place of steps, where batches are of whole slices")
     parser.add_argument("--batch", type=positive, help="whole slices in a batch; default: crops; --preset paper: 4")
     parser.add_argument(
-        "--rate", type=positive_number, help="greatest learning rate; default: 2e-3; --preset paper: 2e-4"
+        "--rate", type=positive_number, help="greatest learning rate; default: 2e-3 (first), 1e-3 (ours), 2e-4 (paper)"
     )
     parser.add_argument(
         "--forget", action="store_true", help="new optimiser moments each step, as the authors' code has it"
     )
+    parser.add_argument("--initial", help="weights to begin with: a file, or the name of shipped ones")
     parser.add_argument("--seed", type=int, choices=range(1_000_000), metavar="0..999999", default=1)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=positive, default=1)
@@ -81,6 +83,7 @@ def run(options: argparse.Namespace) -> None:
         threads=options.threads,
         tasks=tuple(task for task in TASKS if task in options.tasks),
         forget=options.forget,
+        initial=options.initial or "",
         checkpoint_minutes=options.checkpoint_minutes,
         picture_minutes=options.picture_minutes,
         **train.PRESETS[options.preset] | {name: value for name, value in given.items() if value is not None},

@@ -7,6 +7,32 @@ from torch import nn
 
 from .configs import NetworkConfig
 
+# Kinds of devices whose torch lacks complex numbers, or parts of them: transforms are made on the CPU.
+NOT_COMPLEX = {"mps"}
+
+
+def spectrum(x: torch.Tensor, norm: str) -> torch.Tensor:
+    """(N, C, H, W) -> the Fourier transform's parts (N, 2 C, H, W // 2 + 1), float32, where x is.
+
+    Real and imaginary parts interleave (c0 real, c0 imaginary, c1 real, ...). In float32 whatever x is: reduced types
+    have no complex numbers.
+    """
+    there = x.device
+    x = x.cpu() if there.type in NOT_COMPLEX else x
+    parts = torch.view_as_real(torch.fft.rfft2(x.float(), norm=norm))
+    return parts.permute(0, 1, 4, 2, 3).flatten(1, 2).to(there)
+
+
+def picture(parts: torch.Tensor, size: tuple[int, int], norm: str, published: bool) -> torch.Tensor:
+    """Inverse of `spectrum`: (N, 2 C, h, w) -> (N, C, *size), float32; `published`: see `published_spectrum`."""
+    there = parts.device
+    parts = (parts.cpu() if there.type in NOT_COMPLEX else parts).float().unflatten(1, (-1, 2))
+    if published:
+        numbers = published_spectrum(parts.permute(0, 1, 3, 4, 2))
+    else:
+        numbers = torch.complex(parts[:, :, 0], parts[:, :, 1])
+    return torch.fft.irfft2(numbers, s=size, norm=norm).to(there)
+
 
 def published_spectrum(parts: torch.Tensor) -> torch.Tensor:
     """What the published code hands to its inverse transform: (N, C, h, w, 2) -> complex (N, C, w, 2).
@@ -18,48 +44,38 @@ def published_spectrum(parts: torch.Tensor) -> torch.Tensor:
 
 
 class SpectrumMask(nn.Module):
-    """Spectrum of (N, C, H, W) features -> the same, its channels mixed and its frequencies weighted.
+    """Parts of a spectrum, (N, 2 C, h, w) -> the same, their channels mixed and their frequencies weighted."""
 
-    Real and imaginary parts interleave as 2 C channels (c0 real, c0 imaginary, c1 real, ...).
-    """
-
-    def __init__(self, channels: int, published_inverse: bool) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.complex = published_spectrum if published_inverse else torch.view_as_complex
         self.mix = nn.Conv2d(2 * channels, 2 * channels, 1, bias=False)
         self.bn = nn.BatchNorm2d(2 * channels)
         self.mask = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 
-    def forward(self, spectrum: torch.Tensor) -> torch.Tensor:
-        n, c, h, w = spectrum.shape
-        parts = torch.view_as_real(spectrum).permute(0, 1, 4, 2, 3).reshape(n, 2 * c, h, w)
-        z = torch.relu(self.bn(self.mix(parts)))
-        mask = torch.sigmoid(self.mask(torch.cat([z.mean(1, keepdim=True), z.amax(1, keepdim=True)], 1)))
-        z = (z * mask).float().view(n, c, 2, h, w).permute(0, 1, 3, 4, 2)
-        return self.complex(z.contiguous())
+    def forward(self, parts: torch.Tensor) -> torch.Tensor:
+        z = self.bn(self.mix(parts)).relu_()
+        return z * torch.sigmoid(self.mask(torch.cat([z.mean(1, keepdim=True), z.amax(1, keepdim=True)], 1)))
 
 
 class AFF(nn.Module):
-    """AFF(x, y) = inverse transform of (mask_x of x's spectrum + mask_y of y's); x, y: (N, C, H, W).
+    """AFF(x, y) = inverse transform of (mask_x of x's spectrum + mask_y of y's).
 
-    The transform is linear, so the two spectra are added before the one inverse. It stays in float32: reduced types
-    have no complex numbers. With `shared` weights AFF(x, y) = AFF(y, x).
+    (2 N, C, H, W), x then y -> (N, C, H, W).
+
+    The transform is linear, so the two spectra are added before the one inverse. With `shared` weights
+    AFF(x, y) = AFF(y, x).
     """
 
     def __init__(self, config: NetworkConfig, channels: int) -> None:
         super().__init__()
-        self.shared = config.shared
+        self.shared, self.published = config.shared, config.published_inverse
         self.norm = "ortho" if config.normalised_spectrum else "backward"
-        self.masks = nn.ModuleList(
-            SpectrumMask(channels, config.published_inverse) for _ in range(1 if self.shared else 2)
-        )
+        self.masks = nn.ModuleList(SpectrumMask(channels) for _ in range(1 if self.shared else 2))
 
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        n, size = x.shape[0], x.shape[-2:]
-        spectra = torch.fft.rfft2(torch.cat([x, y]).float(), norm=self.norm)
+    def forward(self, both: torch.Tensor) -> torch.Tensor:
+        parts = spectrum(both, self.norm)
         if self.shared:
-            spectra = self.masks[0](spectra)
-            total = spectra[:n] + spectra[n:]
+            x, y = self.masks[0](parts).float().chunk(2)
         else:
-            total = self.masks[0](spectra[:n]) + self.masks[1](spectra[n:])
-        return torch.fft.irfft2(total, s=size, norm=self.norm).to(x.dtype)
+            x, y = (mask(half).float() for mask, half in zip(self.masks, parts.chunk(2), strict=True))
+        return picture(x + y, both.shape[-2:], self.norm, self.published).to(both.dtype)

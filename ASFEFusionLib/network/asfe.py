@@ -41,21 +41,21 @@ class ASFEFusion(nn.Module):
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         if a.shape != b.shape or a.ndim != 4 or a.shape[1] != 1:
             raise ValueError(f"two slices of one shape (N, 1, H, W) are needed, not {tuple(a.shape)}, {tuple(b.shape)}")
-        n, _, height, width = a.shape
+        height, width = a.shape[2:]
         m, multiple = self.config.margin, self.config.multiple
         pad = (m, m + (-width - 2 * m) % multiple, m, m + (-height - 2 * m) % multiple)
-        inside = (..., slice(m, m + height), slice(m, m + width))
+        inside = slice(m, m + height), slice(m, m + width)
         both = torch.cat([a, b])
         features = self.encoder(F.pad(both, pad, mode="replicate") if any(pad) else both)
         direct = self.config.head == "direct"
         fused = []
         for level, fusion in enumerate(self.fusion, self.first_level):
-            x = features[level]
+            both = features[level]
             if direct:
                 features[level] = None  # the largest first: nothing else looks at it
-            fused.append(fusion(x[:n], x[n:]))
+            fused.append(fusion(both))
         x = self.decoder(fused)
         if direct:
-            return self.head(x)[inside]
-        w, residual = self.head(x, features)
-        return blend(a, b, w[inside], residual[inside])
+            return self.head(x)[..., inside[0], inside[1]]
+        w, residual = self.head(x, features, inside)
+        return blend(a, b, w, residual)

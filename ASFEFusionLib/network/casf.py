@@ -29,7 +29,7 @@ class Tokens(nn.Module):
 class CASF(nn.Module):
     """CASF(x, y) = x + y + (A_x v_y + A_y v_x) / 2 brought back to pixels, where A = softmax(q k^T / sqrt(width)).
 
-    x, y: (N, C, H, W), sides multiples of `patch`. With `shared` weights CASF(x, y) = CASF(y, x).
+    (2 N, C, H, W), x then y, sides multiples of `patch` -> (N, C, H, W). With `shared` weights CASF(x, y) = CASF(y, x).
     """
 
     def __init__(self, config: NetworkConfig, channels: int, patch: int) -> None:
@@ -43,10 +43,11 @@ class CASF(nn.Module):
     def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def forward(self, both: torch.Tensor) -> torch.Tensor:
+        x, y = both.chunk(2)
         n, channels, height, width = x.shape
         if self.shared:  # both sources in one batch: small calls cost more than the sums in them
-            q, k, v = self.tokens[0](torch.cat([x, y]))
+            q, k, v = self.tokens[0](both)
             o = self._attend(q, k, v.roll(n, 0))  # rolled by half the batch: the other source's values
             o = self.proj[0]((o[:n] + o[n:]) / 2)
         else:

@@ -76,14 +76,19 @@ class BlendHead(nn.Module):
     def _up(self, x: torch.Tensor) -> torch.Tensor:
         return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=self.corners)
 
-    def forward(self, fused: torch.Tensor, own: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """`fused` (N, C, H, W), `own` the encoder's features of both sources (2 N, ...) -> w, residual (N, 1, H, W)."""
+    def forward(
+        self, fused: torch.Tensor, own: list[torch.Tensor], inside: tuple[slice, slice]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`fused` (N, C, H, W), `own` the encoder's features of both sources (2 N, ...) -> w, residual (N, 1, h, w).
+
+        `inside`: the rows and columns that are asked for.
+        """
         x = own[1] + self._up(self.coarser[1](own[2]))
         x = own[0] + self._up(self.coarser[0](x))
         x = self.from_own(x)
         n = fused.shape[0]
         x = self.act(x.unflatten(0, (2, n)) + self.from_fused(fused)).flatten(0, 1)
-        score, residual = self.out(x).float().split(1, 1)
+        score, residual = self.out(x)[..., inside[0], inside[1]].float().split(1, 1)
         return torch.sigmoid(score[:n] - score[n:]), RESIDUAL * torch.tanh(residual[:n] + residual[n:])
 
 

@@ -14,7 +14,7 @@ from .windows import Windows
 
 
 class ExpertFusion(nn.Module):
-    """Features x, y (N, C, H, W) of the two sources -> (N, 2 C, H, W), in windows if the config asks for them."""
+    """Features (2 N, C, H, W) of the two sources -> (N, 2 C, H, W), in windows if the config asks for them."""
 
     def __init__(self, config: NetworkConfig, level: int) -> None:
         super().__init__()
@@ -24,19 +24,21 @@ class ExpertFusion(nn.Module):
         self.aff = AFF(config, channels)
         self.sfef = SFEF(config, channels)
 
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def forward(self, both: torch.Tensor) -> torch.Tensor:
         if not self.window:
-            return self._fuse(x, y)
-        windows = Windows(x, self.window)
-        return windows.merge(self._fuse(windows.split(x), windows.split(y)))
+            return self._fuse(both)
+        windows = Windows(both, self.window)
+        return windows.merge(self._fuse(windows.split(both)))
 
-    def _fuse(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        # In one expression, so that the two parts are gone when the experts begin: at full size each is 29 MB.
-        return self.sfef(torch.cat([self.casf(x, y), self.aff(x, y)], 1))
+    def _fuse(self, both: torch.Tensor) -> torch.Tensor:
+        # In one expression, so that the two parts are gone when the experts begin: at full size each is 29 MB. The
+        # channels of a pixel are laid together: the experts take pixels as rows.
+        parts = [part.permute(0, 2, 3, 1) for part in (self.casf(both), self.aff(both))]
+        return self.sfef(torch.cat(parts, -1).permute(0, 3, 1, 2))
 
 
 class PlainMerge(nn.Module):
-    """Sum and maximum of the two sources' features through a 1 x 1 convolution: (N, C, H, W) twice -> once."""
+    """Sum and maximum of the two sources' features through a 1 x 1 convolution: (2 N, C, H, W) -> (N, C, H, W)."""
 
     def __init__(self, config: NetworkConfig, level: int) -> None:
         super().__init__()
@@ -44,5 +46,6 @@ class PlainMerge(nn.Module):
         self.mix = nn.Conv2d(2 * channels, channels, 1)
         self.act = activation(config)
 
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def forward(self, both: torch.Tensor) -> torch.Tensor:
+        x, y = both.chunk(2)
         return self.act(self.mix(torch.cat([x + y, torch.maximum(x, y)], 1)))

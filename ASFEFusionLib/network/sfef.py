@@ -31,10 +31,11 @@ class SFEF(nn.Module):
         super().__init__()
         width = 2 * channels
         self.residual = config.expert_residual
+        self.whole = False  # logits held whole: faster for few pixels and slots, see `inference`
         # Small logits at the start keep the softmax soft in a network that we train; a loaded one brings its own.
         self.norm = RMSNorm(width, 1.0)
         self.slot_norm = RMSNorm(width, width**-0.5)
-        self.slots = nn.Parameter(torch.randn(config.experts, config.slots, width))
+        self.slots = nn.Parameter(normal(config.experts, config.slots, width))
         hidden = config.expansion * width
         self.experts = None
         if config.experts_apart:
@@ -43,9 +44,9 @@ class SFEF(nn.Module):
                 for _ in range(config.experts)
             )
         else:
-            self.weight1 = nn.Parameter(torch.randn(config.experts, width, hidden) * width**-0.5)
+            self.weight1 = nn.Parameter(normal(config.experts, width, hidden, scale=width**-0.5))
             self.bias1 = nn.Parameter(torch.zeros(config.experts, 1, hidden))
-            self.weight2 = nn.Parameter(torch.randn(config.experts, hidden, width) * hidden**-0.5)
+            self.weight2 = nn.Parameter(normal(config.experts, hidden, width, scale=hidden**-0.5))
             self.bias2 = nn.Parameter(torch.zeros(config.experts, 1, width))
 
     def _answers(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -60,13 +61,24 @@ class SFEF(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         n, width, height, columns = features.shape
-        tokens = self.norm(features.flatten(2).transpose(1, 2).contiguous())
+        pixels = features.flatten(2).transpose(1, 2).contiguous()
+        tokens = self.norm(pixels)
         slots = self.slot_norm(self.slots).flatten(0, 1).to(tokens.dtype).expand(n, -1, -1)
-        inputs = attend(slots, tokens, tokens)
+        if self.whole:
+            logits = torch.matmul(tokens, slots[0].T)
+            inputs = torch.bmm(logits.softmax(1).transpose(1, 2), tokens)
+        else:
+            inputs = attend(slots, tokens, tokens)
         answers = self._answers(inputs.view(n, *self.slots.shape)).flatten(1, 2)
-        mixed = attend(tokens, slots, answers)
-        mixed = mixed.transpose(1, 2).reshape(n, width, height, columns)
-        return features + mixed if self.residual else mixed
+        mixed = torch.bmm(logits.softmax(2), answers) if self.whole else attend(tokens, slots, answers)
+        mixed = pixels + mixed if self.residual else mixed
+        return mixed.transpose(1, 2).reshape(n, width, height, columns)
+
+
+def normal(*shape: int, scale: float = 1.0) -> torch.Tensor:
+    """Normal values times `scale`; on the meta device none, for which torch would load its compiler: that takes 1 s."""
+    values = torch.empty(shape)
+    return values if values.is_meta else values.normal_().mul_(scale)
 
 
 def attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

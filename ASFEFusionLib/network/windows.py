@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -29,34 +30,40 @@ def ramps(length: int, window: int, firsts: list[int], like: torch.Tensor) -> to
     return torch.stack([w[f : f + size] for w, f in zip(weights, firsts, strict=True)]).to(like)
 
 
+@functools.lru_cache(maxsize=16)
+def fades(height: int, width: int, window: int, kind: torch.dtype, device: torch.device) -> torch.Tensor:
+    """(windows, 1, 1, h, w) weights of a slice's windows, which sum to one at each pixel; kept for the next slice."""
+    with torch.inference_mode(False):  # what is kept may serve training, too
+        like = torch.empty(0, dtype=kind, device=device)
+        down, across = (ramps(n, window, starts(n, window, window // 4), like) for n in (height, width))
+        return (down[:, None, :, None] * across[None, :, None, :]).flatten(0, 1)[:, None, None]
+
+
 class Windows:
-    """Cuts (N, C, H, W) into a batch of windows, and blends what comes back, (N, C', H, W)."""
+    """Cuts the features of both sources, (2 N, C, H, W), into a batch of windows; blends what is made of a pair."""
 
-    def __init__(self, x: torch.Tensor, window: int) -> None:
-        self.shape, self.window = x.shape, window
-        height, width = x.shape[-2:]
+    def __init__(self, both: torch.Tensor, window: int) -> None:
+        self.window = window
+        self.height, self.width = both.shape[-2:]
         overlap = window // 4
-        self.rows, self.columns = starts(height, window, overlap), starts(width, window, overlap)
-        self.single = len(self.rows) == len(self.columns) == 1
+        self.rows, self.columns = starts(self.height, window, overlap), starts(self.width, window, overlap)
+        self.corners = [(row, column) for row in self.rows for column in self.columns]
 
-    def split(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) -> (windows * N, C, h, w), h and w the window or the smaller side."""
-        if self.single:
-            return x
+    def split(self, both: torch.Tensor) -> torch.Tensor:
+        """(2 N, C, H, W) -> (2 * windows * N, C, h, w), the first source's windows first; h, w: at most the window."""
+        if len(self.corners) == 1:
+            return both
         w = self.window
-        return torch.cat([x[:, :, r : r + w, c : c + w] for r in self.rows for c in self.columns])
+        return torch.cat([x[:, :, r : r + w, c : c + w] for x in both.chunk(2) for r, c in self.corners])
 
     def merge(self, parts: torch.Tensor) -> torch.Tensor:
-        """Inverse of `split`: overlaps cross-fade."""
-        if self.single:
+        """(windows * N, C', h, w) -> (N, C', H, W): overlaps cross-fade."""
+        if len(self.corners) == 1:
             return parts
-        n, _, height, width = self.shape
-        down = ramps(height, self.window, self.rows, parts)
-        across = ramps(width, self.window, self.columns, parts)
-        merged = parts.new_zeros(n, parts.shape[1], height, width)
-        h, w = parts.shape[-2:]
-        each = iter(parts.split(n))
-        for r, fade_r in zip(self.rows, down, strict=True):
-            for c, fade_c in zip(self.columns, across, strict=True):
-                merged[:, :, r : r + h, c : c + w] += next(each) * (fade_r[:, None] * fade_c)
+        weights = fades(self.height, self.width, self.window, parts.dtype, parts.device)
+        parts = parts.unflatten(0, (len(self.corners), -1)) * weights
+        _, n, channels, h, w = parts.shape
+        merged = parts.new_zeros(n, self.height, self.width, channels).permute(0, 3, 1, 2)
+        for part, (r, c) in zip(parts, self.corners, strict=True):
+            merged[:, :, r : r + h, c : c + w] += part
         return merged

@@ -1,6 +1,7 @@
 """Training of a network on slice pairs: checkpoints, resume, log, sample pictures, validation.
 
-`PRESETS` has two ways: ours, by which the shipped weights came about, and the published one (Gu et al. 2024).
+`PRESETS` has three ways: first and, going on from its weights, ours, by which the shipped weights came about; and the
+published one (Gu et al. 2024).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from ..errors import FusionError
 from ..network import CONFIGS, ASFEFusion
-from ..network.weights import save
+from ..network.weights import load, save
 from .data import LEFT_OUT, TASKS, Pairs, batch, steps_of_epoch, whole_batch
 from .losses import LOSSES, total
 from .validate import sample_picture, table, validate
@@ -55,6 +56,7 @@ class TrainSettings:
     average: bool = True  # weights.pt holds an exponential mean over the steps, not the last step's weights
     forget: bool = False  # AdamW's moments begin anew each step
     clip: float = 1.0  # greatest norm of the gradient; 0: any
+    initial: str = ""  # file of weights to begin with; else random ones
 
     def steps_for(self, pairs: list[Pairs]) -> int:
         """Steps of the run on these pairs."""
@@ -66,7 +68,8 @@ class TrainSettings:
 # each step, so that its moments never build up: `forget` does the same. It is off unless asked for: the paper tells of
 # AdamW, and without moments it is nearly the sign of the gradient.
 PRESETS: dict[str, dict[str, object]] = {
-    "ours": {},
+    "first": {"loss": "first"},
+    "ours": {"steps": 2400, "rate": 1e-3},
     "paper": {
         "config": "paper",
         "loss": "paper",
@@ -81,6 +84,16 @@ PRESETS: dict[str, dict[str, object]] = {
 }
 
 
+def _begin(net: ASFEFusion, path: str) -> str:
+    """Gives the network the values of a file; its name and hash. Raises FusionError "initial_differs", as `load`."""
+    given = load(path)
+    try:
+        net.load_state_dict(given.state_dict())
+    except RuntimeError as error:  # other names or shapes
+        raise FusionError("initial_differs", path=path, wanted=net.config.name) from error
+    return f"{given.weights_name}, SHA-256 {given.weights_hash}"
+
+
 class Trainer:
     """One run in one folder: weights.pt (averaged), checkpoint.pt, log.csv, log.png, validation.md, step_*.png."""
 
@@ -93,7 +106,9 @@ class Trainer:
         torch.manual_seed(settings.seed)
         torch.set_num_threads(settings.threads)
         self.device = torch.device(settings.device)
-        net = ASFEFusion(CONFIGS[settings.config]).to(self.device, memory_format=torch.channels_last)
+        net = ASFEFusion(CONFIGS[settings.config])
+        self.initial = _begin(net, settings.initial) if settings.initial else "random values"
+        net = net.to(self.device, memory_format=torch.channels_last)
         self.net = net
         average = get_ema_multi_avg_fn(0.999 if settings.average else 0.0)
         self.averaged = AveragedModel(net, multi_avg_fn=average, use_buffers=True)
@@ -172,10 +187,11 @@ class Trainer:
 
     def about(self) -> dict[str, str]:
         """What `info` and the model card tell of these weights."""
-        settings = {k: v for k, v in asdict(self.settings).items() if k not in ("data", "output")}
+        settings = {k: v for k, v in asdict(self.settings).items() if k not in ("data", "output", "initial")}
         return {
             "training": f"{self.step} of {self.settings.steps} steps, {self.seconds / 60:.0f} minutes",
             "settings": ", ".join(f"{k} {v}" for k, v in settings.items()),
+            "began with": self.initial,
             "losses": ", ".join(f"{k} {v}" for k, v in self.loss.weights.items()),
             "left out": "; ".join(f"{task} {sorted(LEFT_OUT[task])}" for task in self.settings.tasks),
             "hardware": f"{platform.machine()} {self.device}, {torch.get_num_threads()} thread(s), torch "
@@ -194,6 +210,7 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.reduced):
             f = self.net(a, b)
         terms = self.loss.terms(a, b, f.float(), self.step)
+        terms = {name: value for name, value in terms.items() if name in self.loss.weights}
         loss = total(terms, self.loss.weights)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -6,6 +6,7 @@ The classical fusions in that table need the `evaluate` extra, what training use
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from .cases import as_shown
 from .data import Pairs, read_pairs
 
 Fuse = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# By which the fields' methods are ranked against each other here.
+RANKED = ("SD", "SF", "MI", "VIF", "CC", "SCD", "Qabf", "Nabf", "SSIM", "MEFSSIM")
 SHOWN = ("SD", "SF", "AG", "MI", "VIF", "CC", "SCD", "PSNR", "Qabf", "Nabf", "SSIM", "MEFSSIM")
 
 
@@ -82,6 +85,33 @@ def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
+def ranks_among(
+    ours: dict[str, dict[str, float]], peers: dict[str, dict[str, dict[str, float]]]
+) -> dict[str, dict[str, int]]:
+    """{task: {metric: 1 + how many peers are better}}.
+
+    `ours`: {task: {metric: mean}} as of `validate`; `peers`: {method: the same}, a method may lack a task.
+    """
+    places = {}
+    for task, means in ours.items():
+        others = [scores[task] for scores in peers.values() if task in scores]
+        sign = {name: -1 if name in metrics.LOWER else 1 for name in RANKED}
+        places[task] = {
+            name: 1 + sum(sign[name] * other[name] > sign[name] * means[name] for other in others) for name in RANKED
+        }
+    return places
+
+
+def ranks_text(places: dict[str, dict[str, int]]) -> str:
+    """Markdown: the mean of the ranks of each task and of all, and each metric's."""
+    means = {task: sum(row.values()) / len(row) for task, row in places.items()}
+    lines = [f"| task | mean rank | {' | '.join(RANKED)} |", "|---" * (len(RANKED) + 2) + "|"]
+    for task, row in places.items():
+        lines.append(f"| {task} | {means[task]:.1f} | {' | '.join(str(row[name]) for name in RANKED)} |")
+    lines.append(f"\nMean rank {sum(means.values()) / len(means):.2f}")
+    return "\n".join(lines)
+
+
 @torch.no_grad()
 def sample_picture(fuse: Fuse, pairs: list[Pairs], path: Path, count: int = 2) -> None:
     """A PNG of `count` pairs a task: a, b and fused side by side."""
@@ -99,6 +129,7 @@ def main() -> None:
     parser.add_argument("--weights", help="file or name of weights (default: the shipped ones)")
     parser.add_argument("--every", type=int, default=1, help="take each n-th slice of PET-MRI and SPECT-MRI")
     parser.add_argument("--picture", type=Path, help="PNG of some pairs")
+    parser.add_argument("--peers", type=Path, help='JSON {"scores": {method: {task: {metric: mean}}}} to rank among')
     options = parser.parse_args()
     from ..network import load
 
@@ -108,6 +139,9 @@ def main() -> None:
     methods = {"ours": net, **BASELINES}
     results = {name: validate(fuse, pairs, bar=True) for name, fuse in methods.items()}
     print(f"{net.weights_name} {net.weights_hash}\n{table(results)}")
+    if options.peers:
+        peers = json.loads(options.peers.read_text(encoding="utf-8"))["scores"]
+        print(ranks_text(ranks_among(results["ours"], peers)))
     for task in pairs:
         if task.task == "CT-MRI":
             print("CT of 250 and more: mean {:.1f}, part below 200 {:.4f}".format(*whiteness(net, task)))

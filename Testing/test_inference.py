@@ -1,0 +1,202 @@
+"""The network made ready to run: the same pictures as the one that was trained gives."""
+
+from dataclasses import replace
+
+import numpy as np
+import published_plain as plain
+import pytest
+import torch
+from PIL import Image
+
+from ASFEFusionLib import phantom
+from ASFEFusionLib.network import COMPACT, ASFEFusion, aff, load
+from ASFEFusionLib.network.inference import PRECISIONS, Grown, doubled, prepared
+from ASFEFusionLib.network.weights import find
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return load()
+
+
+@pytest.fixture(scope="module")
+def ready():
+    return {precision: prepared(load(), precision) for precision in PRECISIONS}
+
+
+def pair(count, height, width, seed=0):
+    return torch.rand(2, count, 1, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def slices():
+    """Heads, (n, 1, 256, 256) in [0, 1] twice: CT for bone or soft tissue beside MR, sharp edges and all."""
+    ct = phantom.head("CT", spacing=(0.9, 0.9, 12.0)).voxels[2:12:3].astype(np.float32)
+    other = phantom.head("CT", seed=3, spacing=(0.9, 0.9, 12.0)).voxels[2:12:3].astype(np.float32)
+    bone, soft = np.clip((ct + 200) / 2200, 0, 1), np.clip((ct + 160) / 400, 0, 1)
+    mr = np.clip(1 - np.abs(other - 30) / 60, 0, 1)
+    return tuple(torch.from_numpy(x)[:, None] for x in (np.concatenate([bone, soft]), np.concatenate([mr, mr])))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 33), (64, 64), (100, 256), (130, 37), (256, 256), (300, 129)])
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_same_at_any_size(trained, ready, size, fast):
+    net = ready["float32"] if fast else prepared(load(), fast=False)
+    a, b = pair(2, *size)
+    with torch.inference_mode():
+        assert (net(a, b) - trained(a, b)).abs().max() < 1e-5
+
+
+def test_at_the_ends_of_a_slice_too(trained, ready):
+    """Bright, dark and in between right up to the ends, where upsampling and convolution continue it in two ways."""
+    a, b = torch.ones(1, 1, 40, 56), torch.zeros(1, 1, 40, 56)
+    a[..., ::2], b[..., :3, :] = 0.2, 0.9
+    with torch.inference_mode():
+        assert (ready["float32"](a, b) - trained(a, b)).abs().max() < 1e-5
+
+
+def test_reduced_precision_changes_no_grey_level(trained, ready, slices):
+    """Less than 1 of 255 levels at every pixel, in the reduced types of a CPU and of a card."""
+    noise = [torch.cat([x, y]) for x, y in zip(slices, pair(1, 256, 256), strict=True)]
+    with torch.inference_mode():
+        expected = trained(*noise)
+        for precision in ("bfloat16", "float16"):
+            difference = (ready[precision](*noise) - expected).abs() * 255
+            assert 0.001 < difference.max() < 1, precision
+
+
+def test_reduced_precision_on_real_slices(trained, ready, real_pairs):
+    if real_pairs is None:
+        return
+    chosen = []
+    for task, source in (("CT-MRI", "CT"), ("PET-MRI", "PET"), ("SPECT-MRI", "SPECT")):
+        names = sorted(path.name for path in (real_pairs / task / "MRI").iterdir())
+        for name in names[:: len(names) // 4][:4]:
+            both = [Image.open(real_pairs / task / kind / name).convert("L") for kind in (source, "MRI")]
+            chosen.append([torch.from_numpy(np.asarray(x, np.float32) / 255)[None, None] for x in both])
+    with torch.inference_mode():
+        for a, b in chosen:
+            expected = trained(a, b)
+            for precision in ("bfloat16", "float16"):
+                assert (ready[precision](a, b) - expected).abs().max() * 255 < 1, precision
+
+
+def test_what_stays_in_float32(ready):
+    """The first convolution, transforms, the last sums: whatever the rest is in."""
+    net = ready["float16"]
+    kinds = {}
+
+    def note(name):
+        def keep(module, inputs, result):
+            kinds[name] = [x[0].dtype if isinstance(x, tuple) else x.dtype for x in (inputs[0], result)]
+
+        return keep
+
+    handles = [
+        net.encoder.blocks[0].conv1.register_forward_hook(note("first")),
+        net.encoder.blocks[1].register_forward_hook(note("inner")),
+        net.fusion[1].module.aff.masks[0].register_forward_hook(note("spectrum")),
+        net.head.register_forward_hook(note("head")),
+    ]
+    a, b = pair(1, 32, 32)
+    with torch.inference_mode():
+        assert net(a, b).dtype == torch.float32
+    for handle in handles:
+        handle.remove()
+    single, half = torch.float32, torch.float16
+    assert kinds["first"] == kinds["spectrum"] == [single, single]
+    assert kinds["inner"][1] == half
+    assert kinds["head"][1] == single
+
+
+def test_what_the_network_came_to(ready):
+    assert {name: net.precision for name, net in ready.items()} == {name: name for name in PRECISIONS}
+    assert prepared(load(), "bfloat16", fast=False).precision == "float32"
+
+
+def test_a_network_of_another_kind_loses_its_batch_norm_alone(monkeypatch, tmp_path):
+    """The published one: in float32, with its logits in pieces."""
+    from test_published import CONFIG, SMALL, checkpoint
+
+    from ASFEFusionLib.network import weights
+
+    monkeypatch.setattr(weights, "PAPER", CONFIG)
+    torch.save(checkpoint(), tmp_path / "paper.pt")
+    net = prepared(load(tmp_path / "paper.pt"), "bfloat16")
+    assert net.precision == "float32"
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in net.modules())
+    assert not any(level.sfef.whole for level in net.fusion)
+    a, b = pair(2, 32, 48, seed=5)
+    with torch.inference_mode():
+        assert (net(a, b) - plain.forward(checkpoint(), SMALL, a, b)).abs().max() < 1e-5
+
+
+def test_a_narrow_margin_takes_no_short_cut():
+    """Where a slice's own pixels would see the other ends that `Grown` has."""
+    torch.manual_seed(0)
+    net = ASFEFusion(replace(COMPACT, margin=2)).eval().requires_grad_(False)
+    a, b = pair(1, 44, 60)
+    with torch.inference_mode():
+        expected = net(a, b)
+        assert (prepared(net)(a, b) - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 1), (7, 6)])
+def test_doubled_is_bilinear(size):
+    x = torch.rand(2, 3, *size)
+    expected = torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    assert torch.allclose(doubled(x), expected, atol=1e-6)
+
+
+def test_grown_is_a_convolution_of_what_was_upsampled():
+    x, weight = torch.rand(2, 3, 6, 7), torch.randn(5, 3, 3, 3)
+    large = torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    expected = 1 + torch.nn.functional.conv2d(large, weight, padding=1)
+    into = torch.ones(2, 5, 12, 14).contiguous(memory_format=torch.channels_last)
+    found = Grown(weight)(x, into)
+    assert torch.allclose(found[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2], atol=1e-5)
+
+
+def test_transforms_go_to_the_cpu_where_there_are_no_complex_numbers(trained, monkeypatch):
+    """On a simulated device: one that has no complex tensors."""
+
+    class Away(torch.Tensor):
+        """A tensor on that device until it is brought to the CPU."""
+
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            if function is torch.Tensor.cpu:
+                return args[0].as_subclass(torch.Tensor)
+            assert "fft" not in str(function)
+            assert function not in (torch.complex, torch.view_as_real)
+            return super().__torch_function__(function, types, args, kwargs or {})
+
+    x = torch.rand(2, 4, 8, 8)
+    monkeypatch.setattr(aff, "NOT_COMPLEX", {"cpu"})
+    parts = aff.spectrum(x.as_subclass(Away), "ortho")
+    there = parts.as_subclass(Away)
+    assert torch.allclose(aff.picture(there, (8, 8), "ortho", False).as_subclass(torch.Tensor), x, atol=1e-6)
+    monkeypatch.setattr(aff, "NOT_COMPLEX", set())
+    with pytest.raises(AssertionError):
+        aff.spectrum(x.as_subclass(Away), "ortho")
+    with pytest.raises(AssertionError):
+        aff.picture(there, (8, 8), "ortho", False)
+
+
+def test_training_form_is_as_it_was(trained):
+    """Names of its tensors as in the file; gradients reach each of them, in autocast too; running means follow."""
+    state = torch.load(find(), weights_only=True)["state"]
+    net = ASFEFusion(COMPACT)
+    assert set(net.state_dict()) == set(state)
+    net.load_state_dict(state)
+    net.train()
+    a, b = pair(2, 48, 80)
+    for reduced in (False, True):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
+            net(a, b).float().square().mean().backward()
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
+        # A bias before batch norm has no say, and the scores' own bias cancels.
+        silent = [name for name, p in net.named_parameters() if p.grad.abs().max() == 0]
+        assert not [name for name in silent if "bias" not in name]
+    assert (net.encoder.blocks[0].bn1.running_mean != trained.encoder.blocks[0].bn1.running_mean).any()
