@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from . import machine
 from .errors import FusionError
 from .settings import Notice
 
@@ -35,6 +36,10 @@ AHEAD = 4
 AHEAD_EACH = 2
 # Slices of more pixels go through one after another, by all threads: side by side their memory would add up.
 SIDE_BY_SIDE = 1024 * 1024
+# And those side by side take no more than this part of the machine's memory, however many threads there are.
+PART = 0.25
+# The network continues a slice by its ends to at least this side (pixels): thinner ones take as much.
+LEAST_SIDE = 32
 # Seconds between two calls of `tick` while other threads work.
 INTERVAL = 0.05
 PRECISIONS = ("auto", "float32")
@@ -110,8 +115,8 @@ class Card(Protocol):
 class Engine:
     """A loaded network on a device. `weights_name` and `weights_hash` say which.
 
-    `precision`: "auto": as `quickest` says, for networks that `inference.prepared` knows it for; or "float32". What it
-    came to is in `self.precision`. `notices`: what is to be said of the run.
+    `precision`: "auto": as `quickest` says, for shipped weights whose network `inference.prepared` knows it for; or
+    "float32". What it came to is in `self.precision`. `notices`: what is to be said of the run.
     """
 
     def __init__(self, weights: str | None, device: str, precision: str = "auto") -> None:
@@ -134,7 +139,11 @@ class Engine:
         self.weights_name, self.weights_hash = self.net.weights_name, self.net.weights_hash
 
     def _use(self, device: str) -> None:
-        precision = quickest(device) if self._wish == "auto" else self._wish
+        from .network.weights import FOLDER
+
+        # How little reduced precision changes a picture is tested with the shipped weights; of others nobody knows.
+        known = self._path.resolve().parent == FOLDER
+        precision = (quickest(device) if known else "float32") if self._wish == "auto" else self._wish
         self.net = _load(str(self._path), os.stat(self._path).st_mtime_ns, device, precision)
         self.device, self.precision = device, self.net.precision
         self._card = None if device == "cpu" else card(device, self.net)
@@ -154,7 +163,7 @@ class Engine:
 
     def batch(self, height: int, width: int) -> int:
         """Slices of this size to hand over at a time: what keeps the device busy."""
-        pixels = height * width
+        pixels = _pixels(height, width)
         if self._card:
             return AHEAD * self._at_once(pixels)
         workers = self._workers(pixels)
@@ -169,7 +178,13 @@ class Engine:
 
     def _workers(self, pixels: int) -> int:
         """Threads for slices side by side."""
-        return _torch().get_num_threads() if pixels <= SIDE_BY_SIDE else 1
+        if pixels > SIDE_BY_SIDE:
+            return 1
+        threads, there = _torch().get_num_threads(), machine.memory()
+        if there is None:
+            return threads
+        each = BYTES_PER_PIXEL * max(pixels, BATCH_PIXELS["cpu"])
+        return max(1, min(threads, int(PART * there / each)))
 
     def fuse(self, a: np.ndarray, b: np.ndarray, tick: Tick = lambda: None) -> np.ndarray:
         """(n, h, w) float32 slices in [0, 1] -> fused, the same. `tick` is called many times on the way and may raise.
@@ -203,7 +218,7 @@ class Engine:
         self, a: np.ndarray, b: np.ndarray, fused: np.ndarray, tick: Tick, came: list[tuple[float, int]]
     ) -> int:
         """Slices through the card, until all are done or it has no memory even for one: how many are done."""
-        size = self._at_once(a[0].size)
+        size = self._at_once(_pixels(*a.shape[1:]))
         begun = done = 0  # slices that the card has been given to fuse, and those that have come back
         sent = running = None
         while done < len(a):
@@ -245,7 +260,7 @@ class Engine:
     ) -> None:
         """Slices through the CPU: where there are threads and slices enough, side by side."""
         torch = _torch()
-        size = self._at_once(a[0].size)
+        size = self._at_once(_pixels(*a.shape[1:]))
         parts = [slice(start, start + size) for start in range(0, len(a), size)]
 
         def run(part: slice, tick: Tick) -> None:
@@ -254,7 +269,7 @@ class Engine:
                 fused[part] = self.net(first, second).squeeze(1).float().numpy()
             came.append((time.perf_counter(), len(fused[part])))
 
-        workers = min(self._workers(a[0].size), len(parts))
+        workers = min(self._workers(_pixels(*a.shape[1:])), len(parts))
         if workers == 1:
             for part in parts:
                 run(part, tick)
@@ -262,7 +277,7 @@ class Engine:
             self._side_by_side(run, parts, workers, tick)
 
     def _side_by_side(self, run: Callable[[slice, Tick], None], parts: list[slice], workers: int, tick: Tick) -> None:
-        """All parts by threads, each with one thread of torch's own: that gives more than to share each layer."""
+        """All parts by threads that share torch's own, mostly one each: that gives more than to share each layer."""
         stop, left = threading.Event(), iter(parts)
 
         def check() -> None:
@@ -273,7 +288,7 @@ class Engine:
             while not stop.is_set() and (part := next(left, None)):
                 run(part, check)
 
-        with cpu_threads(1), ThreadPoolExecutor(workers) as pool:
+        with cpu_threads(max(1, _torch().get_num_threads() // workers)), ThreadPoolExecutor(workers) as pool:
             futures = [pool.submit(work) for _ in range(workers)]
             try:
                 while wait(futures, INTERVAL, FIRST_EXCEPTION).not_done and not any(map(_failed, futures)):
@@ -283,6 +298,10 @@ class Engine:
         failed = next((future for future in futures if _failed(future)), None)
         if failed is not None:
             failed.result()
+
+
+def _pixels(height: int, width: int) -> int:
+    return max(height, LEAST_SIDE) * max(width, LEAST_SIDE)
 
 
 class _Stopped(Exception):  # noqa: N818 - no error: another thread failed, or the caller gave up

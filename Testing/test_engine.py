@@ -1,6 +1,7 @@
 """The engine: side by side, cancel, precision; cards whose memory is short, with a simulated one."""
 
 import platform
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from ASFEFusionLib import engine
+from ASFEFusionLib import engine, machine
 from ASFEFusionLib.engine import Engine, cpu_threads
 from ASFEFusionLib.errors import Cancelled, FusionError
 from ASFEFusionLib.fusion import fuse
 from ASFEFusionLib.network import load
+from ASFEFusionLib.network.weights import find
 from ASFEFusionLib.volume import Volume
 
 
@@ -63,6 +65,32 @@ def test_large_slices_go_one_after_another():
         runs = Engine(None, "cpu")
         assert runs.batch(1200, 1200) == 1
         assert runs.batch(512, 512) == 4
+
+
+def test_many_threads_do_not_take_all_memory(monkeypatch):
+    """Each slice side by side has memory of its own; threads beyond what there is share the layers of fewer slices."""
+    runs = Engine(None, "cpu")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 32)
+    monkeypatch.setattr(machine, "memory", lambda: 16 * 2**30)
+    assert runs._workers(256 * 256) == 32
+    assert runs._workers(1024 * 1024) == 2
+    monkeypatch.setattr(machine, "memory", lambda: 2**30)
+    assert runs._workers(1024 * 1024) == 1
+    monkeypatch.setattr(machine, "memory", lambda: None)
+    assert runs._workers(1024 * 1024) == 32
+
+
+def test_thin_slices_count_as_wide_as_the_network_makes_them(monkeypatch):
+    monkeypatch.setitem(engine.BATCH_PIXELS, "cpu", 4 * 48 * 32)
+    a, b = pair(9, 48, 1)
+    sizes = []
+    with cpu_threads(1):
+        runs = Engine(None, "cpu")
+        hook = runs.net.encoder.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0]) // 2))
+        assert runs.batch(48, 1) == 4
+        runs.fuse(a, b)
+        hook.remove()
+    assert sizes == [4, 4, 1]
 
 
 def test_a_cancel_ends_all_threads_at_once(monkeypatch):
@@ -133,6 +161,14 @@ def test_precision(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (6, 1))
     assert engine.quickest("cuda") == "float32"
     assert engine.quickest("mps") == "float32"
+
+
+def test_weights_of_ones_own_stay_in_float32(monkeypatch, tmp_path):
+    """Reduced precision is tested with the shipped ones alone: others can turn black to white."""
+    monkeypatch.setattr(engine, "quickest", lambda device: "bfloat16")
+    own = shutil.copy(find(), tmp_path / "own.pt")
+    assert Engine(str(own), "cpu").precision == "float32"
+    assert Engine(str(find()), "cpu").precision == Engine("compact", "cpu").precision == "bfloat16"
 
 
 class Card:
@@ -308,7 +344,7 @@ def test_plain_card_on_the_cpu(expected):
     assert np.abs(card.fetch(card.run(card.send(a, b))) - expected(a, b)).max() < 1e-5
 
 
-# Page faults of a second slice, in a process of its own: torch looks at its first allocation how to make them.
+# Page faults of a later slice, in a process of its own: torch looks at its first allocation how to make them.
 FAULTS = """
 import resource, sys
 import numpy as np
@@ -318,15 +354,17 @@ runs = Engine(None, "cpu", "float32")
 side = int(sys.argv[1])
 a, b = np.random.default_rng(1).random((2, 1, side, side), np.float32)
 with cpu_threads(1):
-    runs.fuse(a, b)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    runs.fuse(a, b)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    faults = []
+    for _ in range(4):  # the least of some: now and then one slice takes more on a busy machine
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        runs.fuse(a, b)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(faults[1:]))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="glibc's ways")
-@pytest.mark.parametrize(("side", "most"), [(256, 1500), (768, 20000)])
+@pytest.mark.parametrize(("side", "most"), [(256, 600), (768, 20000)])
 def test_a_slice_is_not_given_new_pages_for_each_layer(side, most):
     large = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if side > 256 and (not large.is_file() or "[never]" in large.read_text(encoding="ascii")):

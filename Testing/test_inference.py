@@ -183,6 +183,13 @@ def test_transforms_go_to_the_cpu_where_there_are_no_complex_numbers(trained, mo
         aff.picture(there, (8, 8), "ortho", False)
 
 
+def test_a_torch_without_onednn(trained, ready):
+    """As on many Macs: convolutions of many slices then leave their channels apart in memory."""
+    a, b = pair(16, 48, 40)
+    with torch.inference_mode(), torch.backends.mkldnn.flags(enabled=False):
+        assert (ready["float32"](a, b) - trained(a, b)).abs().max() < 1e-5
+
+
 def test_training_form_is_as_it_was(trained):
     """Names of its tensors as in the file; gradients reach each of them, in autocast too; running means follow."""
     state = torch.load(find(), weights_only=True)["state"]

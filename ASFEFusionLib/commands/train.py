@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train on these pairs: one for a model of its own, as published; default: all, one model for them",
     )
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=positive, help="default: 9000 (first), 2400 (ours), 2000 epochs (paper)")
+    length.add_argument("--steps", type=positive, help="default: 9000 (first), 1500 (ours), 2000 epochs (paper)")
     length.add_argument("--epochs", type=positive, help="in place of steps, where batches are of whole slices")
     parser.add_argument("--batch", type=positive, help="whole slices in a batch; default: crops; --preset paper: 4")
     parser.add_argument(

@@ -1,7 +1,8 @@
 """What the training rewards: `fusion_losses` are ours, `paper_losses` the published ones (Gu et al. 2024).
 
 Ours are weighted in two ways: `FIRST_WEIGHTS` make a bright, sharp picture from nothing, `WEIGHTS` go on from there to
-one that stands well in all metrics at once.
+one that stands well in all metrics at once. Of these `steady` is the trainer's: how far a part of a slice, fused alone,
+differs from the same part of the fused slice.
 
 Ours: bright structures, edges, and the metrics of the field themselves. All take slices (N, 1, H, W) in [0, 1], the
 fused one in float32 and perhaps beyond that range.
@@ -31,7 +32,7 @@ FIRST_WEIGHTS = {
 # Found on left-out cases, mostly without a network, see `frontier` and Testing/benchmarks/training_runs.md.
 WEIGHTS = {
     "max": 1.0,
-    "bright": 40.0,
+    "bright": 100.0,
     "gradient": 8.0,
     "ssim": 11.0,
     "qabf": 12.0,
@@ -42,6 +43,7 @@ WEIGHTS = {
     "sf": 3.0,
     "vif": 2.0,
     "nabf": 20.0,
+    "steady": 40.0,
 }
 # Of the published terms, as published.
 PAPER_WEIGHTS = {"content": 0.5, "structure": 0.5, "ssim": 1.0}
