@@ -198,7 +198,10 @@ def test_progress_runs_from_0_to_1_and_names_the_work(heads):
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1
     assert {step.code for _, step in said} >= {"values", "slices", "done"}
-    assert any(str(step).startswith("Slice 1 of") for _, step in said)
+    # Which slice is named hangs on the time: what comes too soon after another sign is not said.
+    assert any(
+        str(step).startswith("Slice ") and str(step).endswith(f" of {len(heads['CT'].voxels)}") for _, step in said
+    )
 
 
 def test_progress_and_cancel_within_one_large_slice(monkeypatch):
