@@ -23,7 +23,7 @@ from ASFEFusionLib.research.data import (
     whole_batch,
 )
 from ASFEFusionLib.research.losses import FIRST_WEIGHTS, LOSSES, PAPER_WEIGHTS, WEIGHTS, fusion_losses, total
-from ASFEFusionLib.research.train import PRESETS, Trainer, TrainSettings
+from ASFEFusionLib.research.train import PRESETS, Trainer, TrainSettings, plot_log
 from ASFEFusionLib.research.validate import end_effect, table, validate, whiteness
 
 SMALL_PAPER = replace(
@@ -275,11 +275,27 @@ def test_a_run_that_goes_on_from_weights(data, tmp_path, monkeypatch, capsys):
     assert after.about["began with"] == f"compact, SHA-256 {before.weights_hash}"
     assert train(data, tmp_path / "new", 1) == 0
     assert load(tmp_path / "new" / "weights.pt").about["began with"] == "random values"
+    # What finishes a picture needs weights to begin with: without them it is not what is trained by.
+    assert "loss ours" in after.about["settings"]
+    assert "loss first" in load(tmp_path / "new" / "weights.pt").about["settings"]
     capsys.readouterr()
     assert train(data, tmp_path / "other", 1, "--initial", "compact", "--config", "paper") == 1
     assert "of another network than paper" in capsys.readouterr().err
     assert train(data, tmp_path / "none", 1, "--initial", str(tmp_path / "none.pt")) == 1
     assert "none.pt" in capsys.readouterr().err
+
+
+def test_every_term_is_drawn(tmp_path, monkeypatch):
+    """Also when there are more of them than a page of three lines holds."""
+    from matplotlib import axes
+
+    titles = []
+    monkeypatch.setattr(axes.Axes, "set_title", lambda self, title: titles.append(title))
+    names = ["loss", *WEIGHTS]
+    lines = [["step", "seconds", "rate", "norm", *names], *([n, 1, 1, 1, *[0.5] * len(names)] for n in range(3))]
+    (tmp_path / "log.csv").write_text("\n".join(",".join(map(str, line)) for line in lines))
+    plot_log(tmp_path / "log.csv", tmp_path / "log.png")
+    assert titles == names
 
 
 def test_parts_of_a_crop_are_half_its_side(data, tmp_path):

@@ -1,8 +1,8 @@
 """Train a network on the slice pairs of a folder (needs the `train` extra).
 
-The shipped weights came about by `--preset first`, and from what that gave by `--preset ours --initial` (the default
-preset); `--preset paper` follows Gu et al. 2024: their network, losses and schedule. Options that are given go before
-the preset.
+The shipped weights came about by `--preset first`, and from what that gave by `--preset ours`, which needs `--initial`:
+without and with it, these are the defaults. `--preset paper` follows Gu et al. 2024: their network, losses and
+schedule. Options that are given go before the preset.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PRESETS = ("first", "ours", "paper")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, help="folder with CT-MRI, PET-MRI and SPECT-MRI")
     parser.add_argument("--output", type=Path, default=Path("runs/compact"), help="folder of the run")
-    parser.add_argument("--preset", choices=PRESETS, default="ours")
+    parser.add_argument("--preset", choices=PRESETS, help="default: first; with --initial: ours")
     parser.add_argument("--config", choices=CONFIGS, help="network; default: compact, with --preset paper paper")
     parser.add_argument("--loss", choices=PRESETS, help="default: as the preset")
     parser.add_argument(
@@ -72,6 +72,7 @@ def run(options: argparse.Namespace) -> None:
     from ..research import train
     from ..research.data import read_pairs
 
+    preset = options.preset or ("ours" if options.initial else "first")
     given = {name: getattr(options, name) for name in ("config", "loss", "rate", "batch", "steps", "epochs")}
     if options.steps:
         given["epochs"] = 0
@@ -86,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
         initial=options.initial or "",
         checkpoint_minutes=options.checkpoint_minutes,
         picture_minutes=options.picture_minutes,
-        **train.PRESETS[options.preset] | {name: value for name, value in given.items() if value is not None},
+        **train.PRESETS[preset] | {name: value for name, value in given.items() if value is not None},
     )
     if settings.epochs and not settings.batch:
         raise FusionError("epochs_of_crops")

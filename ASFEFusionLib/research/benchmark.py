@@ -190,9 +190,7 @@ def _compact(device: str, side: int) -> _Ready:
     engine = Engine(None, device)
     batch = engine.batch(side, side)
     a, b = np.random.default_rng(0).random((2, batch, side, side), np.float32)
-    return _Ready(
-        lambda: engine.fuse(a, b), batch, getattr(engine, "precision", "float32"), gflop(load(None, "cpu"), side)
-    )
+    return _Ready(lambda: engine.fuse(a, b), batch, engine.precision, gflop(load(None, "cpu"), side))
 
 
 def _paper(device: str, side: int, plain: bool = True) -> _Ready:
@@ -313,7 +311,7 @@ def volume(threads: int, folder: str, case: str, *, device: str, rounds: int, ne
 
     def timed(engine: Engine, a: np.ndarray, b: np.ndarray, *more: Any) -> np.ndarray:
         began = time.perf_counter()
-        precision[:] = [getattr(engine, "precision", "float32")]
+        precision[:] = [engine.precision]
         fused = original(engine, a, b, *more) if network and not runs else (a + b) / 2
         spent[0] += time.perf_counter() - began
         return fused

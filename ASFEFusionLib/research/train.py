@@ -300,8 +300,9 @@ def plot_log(log: Path, picture: Path) -> None:
         reader = csv.DictReader(file)
         rows = list(reader)
     names = [name for name in reader.fieldnames if name not in ("step", "seconds", "rate", "norm")]
-    figure, panels = pyplot.subplots(3, 3, figsize=(12, 8), sharex=True, layout="constrained")
-    for panel, name in zip(panels.flat, names, strict=False):
+    lines = math.ceil(len(names) / 3)
+    figure, panels = pyplot.subplots(lines, 3, figsize=(12, 2.7 * lines), sharex=True, layout="constrained")
+    for panel, name in zip(panels.flat, names, strict=False):  # the last line may have room left
         points = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
         groups = [points[i : i + 50] for i in range(0, len(points), 50)]
         panel.plot([g[-1][0] for g in groups], [sum(v for _, v in g) / len(g) for g in groups])
