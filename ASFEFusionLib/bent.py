@@ -9,7 +9,8 @@ import numpy as np
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
-from .space import Displacement, Grid
+from .grids import Grid
+from .space import Displacement
 
 # Steps of the lattice (mm), from the first on until it errs by no more than MOST_ERROR or the next has too many points.
 STEPS = (8.0, 4.0, 2.0, 1.0)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .grids import Grid, corners, cut_out, grid_of
+from .progress import Tick
 from .volume import Volume
 
 if TYPE_CHECKING:
-    from .space import Displacement, Tick
+    from .space import Displacement
 
 # Where a volume ends inside the other, the fusion fades over this length (mm).
 FEATHER = 4.0

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .itk import execute
+from .progress import Tick
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
-
-    from .space import Tick
 
 # The volume goes on beyond its faces by so many voxels as it ends there; beyond that ITK's splines mirror it.
 FRAME = 2

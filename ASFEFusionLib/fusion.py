@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from . import __version__, colour, intensity, planes, space
+from . import __version__, colour, grids, intensity, planes, space
 from .alignment.place import place_second
+from .coverage import Coverage, coverage, overlap
 from .engine import Engine, cpu_threads
 from .errors import FusionError
 from .progress import Progress, Run
@@ -88,8 +89,8 @@ def _fuse(
     with run.stage("space", 0.08, 0.1, Step("space")):
         ground = _ground(pair, settings, displacement, report)
         grid, inner = ground.seen, ground.inner
-        covers = tuple(space.coverage(s.volume, ground.whole, d) for s, d in zip(sources, displacements, strict=True))
-        report.overlap = space.overlap(sources[0].volume, sources[1].volume, covers, run.tick)
+        covers = tuple(coverage(s.volume, ground.whole, d) for s, d in zip(sources, displacements, strict=True))
+        report.overlap = overlap(sources[0].volume, sources[1].volume, covers, run.tick)
     if report.overlap == 0:
         raise FusionError("no_overlap", first=sources[0].name, second=sources[1].name)
     if report.overlap < LITTLE_OVERLAP:
@@ -100,11 +101,11 @@ def _fuse(
         bent = displacements[n]
         with run.stage("resample", start, start + 0.05, Step("resample", {"name": source.name})):
             source.reader = run.aside(lambda tick, v=source.volume, d=bent: space.Reader(v, grid, tick, d))
-            source.cover = space.coverage(source.volume, grid, bent)
+            source.cover = coverage(source.volume, grid, bent)
     if inner is not None:
-        part = space.cut_out(grid, inner)
-        covers = [space.coverage(s.volume, part, d) for s, d in zip(sources, displacements, strict=True)]
-        if space.overlap(sources[0].volume, sources[1].volume, covers) == 0:
+        part = grids.cut_out(grid, inner)
+        covers = [coverage(s.volume, part, d) for s, d in zip(sources, displacements, strict=True)]
+        if overlap(sources[0].volume, sources[1].volume, covers) == 0:
             report.warnings.append(Notice("region_alone"))
     with cpu_threads(settings.threads):
         voxels = _fuse_slices(run, engine, sources, paint, scalar_type=result_type(first, second), order=ground.order)
@@ -113,7 +114,7 @@ def _fuse(
     report.warnings.extend(engine.notices)
     if inner is not None:
         voxels = voxels[inner]
-    voxels = np.ascontiguousarray(space.turned_voxels(voxels, np.argsort(ground.order)))
+    voxels = np.ascontiguousarray(grids.turned_voxels(voxels, np.argsort(ground.order)))
     report.seconds = {name: round(seconds, 4) for name, seconds in run.seconds.items()}
     name = f"{sources[0].name} + {sources[1].name} fused, not for quantitation"
     result = Volume(voxels, ground.result.matrix.copy(), name=name, two_d=first.two_d, note=FILE_NOTE)
@@ -131,9 +132,9 @@ class _Ground:
     of it that is the result, or None for all.
     """
 
-    result: space.Grid
-    whole: space.Grid
-    seen: space.Grid
+    result: grids.Grid
+    whole: grids.Grid
+    seen: grids.Grid
     order: tuple[int, int, int]
     inner: tuple[slice, slice, slice] | None = None
 
@@ -146,31 +147,31 @@ def _ground(
     if bent and settings.grid == "second" and settings.lattice is None:
         raise FusionError("grid_bent", name=pair[1].name)
     report.displacement = round(displacement.greatest, 3) if bent else None
-    whole = grid = space.choose_grid(pair[0], pair[1], settings.grid)
+    whole = grid = grids.choose_grid(pair[0], pair[1], settings.grid)
     name = settings.grid
     if settings.lattice is not None:
         size, matrix = settings.lattice
-        grid, name = space.Grid(size, np.array(matrix)), "lattice"
+        grid, name = grids.Grid(size, np.array(matrix)), "lattice"
     axis = planes.slice_axis(grid, settings.plane, pair)
     doubt = planes.doubt(grid, axis, settings.plane)
     report.warnings.extend([doubt] if doubt else [])
     order = planes.order_of(grid, axis)
-    grid = space.turned(grid, order)
+    grid = grids.turned(grid, order)
     inner = None
     result = grid
     if settings.region is not None:
-        part = space.part_of(grid, settings.region)
+        part = grids.part_of(grid, settings.region)
         if part is None:
             raise FusionError("region_outside", name=pair[0].name)
-        around = space.part_of(grid, settings.region, HALO)
-        result, grid = space.cut_out(grid, part), space.cut_out(grid, around)
+        around = grids.part_of(grid, settings.region, HALO)
+        result, grid = grids.cut_out(grid, part), grids.cut_out(grid, around)
         inner = tuple(slice(p.start - a.start, p.stop - a.start) for p, a in zip(part, around, strict=True))
-    space.check_size(grid)
+    grids.check_size(grid)
     report.warnings.extend(large(grid))
     check_geometry(grid.matrix, pair[0].name)
-    if np.prod(whole.size, dtype=float) > space.MOST_VOXELS:
-        whole = space.grid_of(pair[0])
-    result = space.turned(result, np.argsort(order))
+    if np.prod(whole.size, dtype=float) > grids.MOST_VOXELS:
+        whole = grids.grid_of(pair[0])
+    result = grids.turned(result, np.argsort(order))
     report.grid = {
         "name": name,
         "size": list(result.size),
@@ -188,11 +189,11 @@ def result_type(first: Volume, second: Volume) -> type:
     return np.uint8 if pictures else np.int16
 
 
-def large(grid: space.Grid) -> list[Notice]:
+def large(grid: grids.Grid) -> list[Notice]:
     """A notice of what a fusion on the grid needs, if that is much; else none. To be said before the work begins."""
-    if space.memory_needed(grid) <= space.LARGE:
+    if grids.memory_needed(grid) <= grids.LARGE:
         return []
-    return [Notice("grid_large", space.memory_facts(grid))]
+    return [Notice("grid_large", grids.memory_facts(grid))]
 
 
 def result_like(first: Volume, second: Volume, settings: FusionSettings) -> Volume:
@@ -200,8 +201,8 @@ def result_like(first: Volume, second: Volume, settings: FusionSettings) -> Volu
 
     For checks before the work. Raises FusionError "grid_too_large", "grid_memory".
     """
-    grid = space.choose_grid(first, second, settings.grid)
-    space.check_size(grid)
+    grid = grids.choose_grid(first, second, settings.grid)
+    grids.check_size(grid)
     in_colour = first.rgb or settings.colour is not None
     kind, shape = (np.uint8, (*grid.shape, 3)) if in_colour else (result_type(first, second), grid.shape)
     return Volume(np.broadcast_to(np.zeros((), kind), shape), grid.matrix, two_d=first.two_d)
@@ -222,7 +223,7 @@ class _Source:
     chroma: np.ndarray | None = None
     eight_bit: bool = False
     reader: space.Reader | None = None
-    cover: space.Coverage | None = None
+    cover: Coverage | None = None
     ready: np.ndarray | None = None
     begin: int = 0
 
@@ -346,9 +347,9 @@ def _fuse_slices(
     grid = sources[0].cover.grid
     count, height, width = grid.shape
     in_colour = paint is not None or sources[0].chroma is not None
-    shape = space.turned(grid, np.argsort(order)).shape
+    shape = grids.turned(grid, np.argsort(order)).shape
     voxels = np.zeros((*shape, 3) if in_colour else shape, np.uint8 if in_colour else scalar_type)
-    voxels = space.turned_voxels(voxels, order)
+    voxels = grids.turned_voxels(voxels, order)
     scale = 255 if scalar_type == np.uint8 else SCALE
     batch = engine.batch(height, width)
     for start in range(0, count, batch):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .progress import Tick
+
 if TYPE_CHECKING:
     import SimpleITK as sitk
-
-    from .space import Tick
 
 
 def execute(image_filter: Any, image: sitk.Image, tick: Tick) -> sitk.Image:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from .grids import Grid, grid_of
 from .settings import PLANES, Notice
-from .space import Grid, grid_of
 from .volume import Volume
 
 # An axis whose spacing is over so many times each of the others' is the slice axis of an acquisition.
@@ -84,7 +84,7 @@ def doubt(grid: Grid, axis: int, plane: str) -> Notice | None:
 
 
 def order_of(grid: Grid, axis: int) -> tuple[int, int, int]:
-    """The order of the grid's axes in which `axis` comes last, for `space.turned`.
+    """The order of the grid's axes in which `axis` comes last, for `grids.turned`.
 
     The other two follow each other as they do in images that come so from a scanner, x before y before z: the network
     sees the same picture in whatever order the axes are stored. With k as slice axis nothing is turned.

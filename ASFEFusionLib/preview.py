@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .coverage import coverage
+from .grids import Grid, grid_of
 from .intensity import Window
-from .space import Grid, coverage, grid_of, resample
+from .space import resample
 from .volume import Volume
 
 GAP = 6  # pixels between the pictures

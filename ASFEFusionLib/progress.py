@@ -10,9 +10,10 @@ from typing import TypeVar
 
 from .errors import Cancelled
 from .settings import Step
-from .space import Tick
 
 Progress = Callable[[float, Step], None]
+# Progress of a stage from 0 to 1; raises Cancelled to stop it.
+Tick = Callable[[float], None]
 T = TypeVar("T")
 # Seconds between two calls of the caller's progress.
 INTERVAL = 0.1

@@ -22,8 +22,9 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from . import bent
 from .errors import FusionError
 from .fusion import SCALE
+from .grids import Grid, grid_of
 from .settings import Notice
-from .space import Displacement, Grid, grid_of
+from .space import Displacement
 from .volume import Volume, check_geometry
 
 NOTE = "fused, not for quantitation"

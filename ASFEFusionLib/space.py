@@ -1,63 +1,20 @@
-"""One space for both volumes: resampling onto the common grid. The door to `grids` and `coverage`, too."""
+"""One space for both volumes: resampling onto the common grid."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import permutations
 
 import numpy as np
 
 from . import cubic
-from .coverage import FEATHER, Coverage, coarse_steps, coverage, overlap, thickened
+from .coverage import coarse_steps, thickened
 from .errors import FusionError
-from .grids import (
-    LARGE,
-    MOST_VOXELS,
-    Grid,
-    check_size,
-    choose_grid,
-    corners,
-    cut_out,
-    finest,
-    grid_of,
-    memory_facts,
-    memory_needed,
-    part_of,
-    same_grid,
-    turned,
-    turned_voxels,
-)
+from .grids import Grid, corners, grid_of, same_grid, turned, turned_voxels
 from .itk import execute
+from .progress import Tick
 from .volume import Volume, image_matrix, to_sitk
 
-__all__ = [
-    "FEATHER",
-    "LARGE",
-    "MOST_VOXELS",
-    "Coverage",
-    "Displacement",
-    "Grid",
-    "Reader",
-    "Tick",
-    "check_size",
-    "choose_grid",
-    "coverage",
-    "cut_out",
-    "finest",
-    "grid_of",
-    "memory_facts",
-    "memory_needed",
-    "overlap",
-    "part_of",
-    "resample",
-    "same_grid",
-    "turned",
-    "turned_voxels",
-]
-
-# Progress of a stage from 0 to 1; raises Cancelled to stop it.
-Tick = Callable[[float], None]
 # Spacing of the grid over that of the volume from which on the volume is smoothed first, lest it alias.
 COARSER = 1.2
 # And from which on neighbouring voxels are averaged before that.

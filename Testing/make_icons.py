@@ -12,8 +12,9 @@ from PIL import Image, ImageChops, ImageDraw
 
 from ASFEFusionLib import phantom
 from ASFEFusionLib.colour import MAPS
+from ASFEFusionLib.grids import cut_out, grid_of
 from ASFEFusionLib.intensity import automatic_window
-from ASFEFusionLib.space import cut_out, grid_of, resample
+from ASFEFusionLib.space import resample
 
 SIZE = 128
 FINE = 8  # drawn this much larger and scaled down, for smooth edges

@@ -13,6 +13,7 @@ from PIL import Image
 from ASFEFusionLib import files
 from ASFEFusionLib.__main__ import main
 from ASFEFusionLib.alignment import transforms
+from ASFEFusionLib.grids import grid_of
 from ASFEFusionLib.research import cases, evaluate, figures, metrics
 from ASFEFusionLib.volume import Volume
 
@@ -165,7 +166,7 @@ def test_volumes_as_they_entered_the_fusion(volumes, heads):
     arguments = ["CT.nrrd", "MR.nrrd", "fused.nrrd", "--metrics", "MI", "SSIM", "flicker"]
     assert run(volumes, *arguments) == 0
     rows = table(volumes / "out" / "scores.csv")
-    from ASFEFusionLib.space import grid_of, resample
+    from ASFEFusionLib.space import resample
 
     ct, mr = heads["CT"], heads["MR"]
     on_grid = resample(mr, grid_of(ct))
@@ -302,7 +303,7 @@ def test_where_a_volume_has_no_voxels_it_is_black_and_its_slices_are_not_judged(
 )
 def test_windows_of_fused_volumes(voxels, given, wanted):
     volume = Volume(np.tile(voxels, (2, 3, 1)), np.eye(4), name="f")
-    case = cases.Case("x", np.zeros(volume.voxels.shape, np.uint8), None, [0], grid=cases.space.grid_of(volume))
+    case = cases.Case("x", np.zeros(volume.voxels.shape, np.uint8), None, [0], grid=grid_of(volume))
     levels, _ = cases.read_fused(volume, case, cases.Reading(window_fused=given))
     assert levels[1, 2].tolist() == wanted
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from ASFEFusionLib import colour, engine, intensity, phantom, space
+from ASFEFusionLib.coverage import coverage
 from ASFEFusionLib.errors import WARNINGS, Cancelled, FusionError
 from ASFEFusionLib.fusion import fuse
+from ASFEFusionLib.grids import finest, grid_of
 from ASFEFusionLib.network.weights import find
 from ASFEFusionLib.settings import FusionSettings
-from ASFEFusionLib.space import coverage, finest, grid_of
 from ASFEFusionLib.volume import Volume
 
 CT_WIDE = (-1000.0, 4000.0)

@@ -8,7 +8,8 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from ASFEFusionLib import engine, space
+from ASFEFusionLib import engine, grids, space
+from ASFEFusionLib.coverage import FEATHER, coverage
 from ASFEFusionLib.fusion import fuse
 from ASFEFusionLib.settings import FusionSettings
 from ASFEFusionLib.volume import Volume
@@ -69,7 +70,7 @@ def well_inside(points, size, matrix, grid):
     """Where smoothing, cubics and the fade, which reach some way in from the faces, leave a volume as it is."""
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     steps = np.abs(np.linalg.inv(matrix[:3, :3] / spacing) @ grid[:3, :3]).max(1)
-    return (depth(points, size, matrix) > np.maximum(space.FEATHER, 2 * np.maximum(steps, spacing))).all(-1)
+    return (depth(points, size, matrix) > np.maximum(FEATHER, 2 * np.maximum(steps, spacing))).all(-1)
 
 
 def outside(points, size, matrix):
@@ -177,9 +178,9 @@ def test_a_slab_between_the_planes_of_a_coarse_grid(count, off):
     plane = np.array(coarse[1][:3, 3]) + coarse[1][:3, :3] @ [15, 15, 4]
     thin = lattice((3, 3, 1 / count), (42, 42, 1), np.eye(3))
     thin[1][2, 3] = plane[2] + 6 * off - (count - 1) / 2 / count
-    grid = space.Grid(*coarse)
+    grid = grids.Grid(*coarse)
     slab = volume(1, *thin)
-    cover = space.coverage(slab, grid).slab(0, grid.size[2])[:, 15, 15]
+    cover = coverage(slab, grid).slab(0, grid.size[2])[:, 15, 15]
     assert set(np.flatnonzero(cover)) <= {3, 4, 5}
     assert cover[4 if off < 0.5 else 5] == 1
     if off == 0.5:
@@ -199,7 +200,7 @@ def test_a_slab_as_thick_as_a_step_stays_as_it_is():
     for thick, planes in ((7, [4]), (16, [3, 4, 5])):
         slab = lattice((1, 1, 1), (40, 40, thick), np.eye(3))
         slab[1][2, 3] = coarse[1][2, 3] + 4 * 6 - (thick - 1) / 2
-        cover = space.coverage(volume(1, *slab), space.Grid(*coarse)).slab(0, 10)[:, 15, 15]
+        cover = coverage(volume(1, *slab), grids.Grid(*coarse)).slab(0, 10)[:, 15, 15]
         assert np.flatnonzero(cover).tolist() == planes
 
 

@@ -11,8 +11,8 @@ from ASFEFusionLib import engine, files, phantom, planes, space
 from ASFEFusionLib.__main__ import main
 from ASFEFusionLib.errors import FusionError
 from ASFEFusionLib.fusion import fuse
+from ASFEFusionLib.grids import Grid, cut_out, grid_of
 from ASFEFusionLib.settings import FusionSettings
-from ASFEFusionLib.space import Grid, grid_of
 from ASFEFusionLib.volume import Volume
 
 ORDERS = list(permutations("ijk"))
@@ -231,7 +231,7 @@ def test_the_oblique_plane_is_in_the_report(heads):
 def test_one_slice_is_fused_in_itself(heads):
     """Whatever the plane, and whichever axis it is stored along."""
     ct, mr = heads["CT"], heads["MR"]
-    middle = space.cut_out(grid_of(ct), (slice(20, 21), slice(0, ct.size_ijk[1]), slice(0, ct.size_ijk[0])))
+    middle = cut_out(grid_of(ct), (slice(20, 21), slice(0, ct.size_ijk[1]), slice(0, ct.size_ijk[0])))
     one = replace(ct, voxels=ct.voxels[20:21], ijk_to_physical=middle.matrix)
     want, report = fuse(one, mr, FusionSettings(check=False))
     assert report.grid["slice_axis"] == "k"

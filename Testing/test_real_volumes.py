@@ -5,9 +5,9 @@ import pytest
 
 from ASFEFusionLib import files
 from ASFEFusionLib.fusion import fuse
+from ASFEFusionLib.grids import finest, grid_of
 from ASFEFusionLib.intensity import Window
 from ASFEFusionLib.settings import FusionSettings
-from ASFEFusionLib.space import finest, grid_of
 
 
 def check_geometry(fused, matrix, size):

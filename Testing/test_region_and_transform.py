@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ASFEFusionLib import space
+from ASFEFusionLib import grids, space
+from ASFEFusionLib.coverage import coverage
 from ASFEFusionLib.errors import FusionError
 from ASFEFusionLib.fusion import fuse
 from ASFEFusionLib.settings import FusionSettings
@@ -21,7 +22,7 @@ def box(grid, low, high):
 def test_a_region_is_cut_out_and_placed(heads):
     """The picture inside is that of the whole, to a few levels, and lies where it lay."""
     whole, _ = fuse(heads["CT"], heads["MR"])
-    grid = space.grid_of(heads["CT"])
+    grid = grids.grid_of(heads["CT"])
     region = box(grid, (30, 20, 10), (55, 60, 14))
     part, report = fuse(heads["CT"], heads["MR"], FusionSettings(region=region))
     assert part.size_ijk == (26, 41, 5) == tuple(report.grid["size"])
@@ -38,7 +39,7 @@ def test_a_region_limits_the_work(heads, monkeypatch):
     seen = []
     fuse_slab = engine.Engine.fuse
     monkeypatch.setattr(engine.Engine, "fuse", lambda self, a, b, beat: seen.append(a.shape) or fuse_slab(self, a, b))
-    fuse(heads["CT"], heads["MR"], FusionSettings(region=box(space.grid_of(heads["CT"]), (30, 20, 10), (31, 21, 11))))
+    fuse(heads["CT"], heads["MR"], FusionSettings(region=box(grids.grid_of(heads["CT"]), (30, 20, 10), (31, 21, 11))))
     assert sum(shape[0] for shape in seen) == 2
     assert seen[0][1:] == (2 + 20 + 32, 2 + 30 + 32)
 
@@ -62,18 +63,18 @@ def test_the_voxels_of_a_region(low, high, expected):
     matrix = np.eye(4)
     matrix[:3, :3] = direction * [0.5, 2.0, 3.0]
     matrix[:3, 3] = [10, -20, 30]
-    grid = space.Grid((10, 9, 8), matrix)
-    part = space.part_of(grid, box(grid, low, high))
-    assert (None if part is None else space.cut_out(grid, part).size) == expected
+    grid = grids.Grid((10, 9, 8), matrix)
+    part = grids.part_of(grid, box(grid, low, high))
+    assert (None if part is None else grids.cut_out(grid, part).size) == expected
 
 
 def test_region_warnings_and_refusals(heads):
     ct, mr = heads["CT"], heads["MR"]
-    grid = space.grid_of(ct)
+    grid = grids.grid_of(ct)
     with pytest.raises(FusionError) as caught:
         fuse(ct, mr, FusionSettings(region=box(grid, (-50, 0, 0), (-20, 5, 5))))
     assert caught.value.code == "region_outside"
-    alone = np.argwhere(space.coverage(mr, grid).slab(0, grid.size[2]) == 0)[0][::-1]
+    alone = np.argwhere(coverage(mr, grid).slab(0, grid.size[2]) == 0)[0][::-1]
     _, report = fuse(ct, mr, FusionSettings(region=box(grid, alone, alone)))
     assert "region_alone" in [w.code for w in report.warnings]
     assert report.overlap > 0.5  # of the volumes, not of the region
@@ -83,9 +84,9 @@ def test_a_lattice_of_ones_own(heads):
     """The middle slice alone, and a sagittal plane."""
     ct, mr = heads["CT"], heads["MR"]
     whole, _ = fuse(ct, mr)
-    grid = space.grid_of(ct)
+    grid = grids.grid_of(ct)
     part = (slice(20, 21), slice(0, grid.size[1]), slice(0, grid.size[0]))
-    one = space.cut_out(grid, part)
+    one = grids.cut_out(grid, part)
     slice_, report = fuse(ct, mr, FusionSettings(lattice=(one.size, one.matrix)))
     assert np.abs(slice_.voxels[0].astype(int) - whole.voxels[20]).max() <= 1
     assert report.overlap > 0.5
@@ -112,7 +113,7 @@ def test_a_displacement_is_followed():
     matrix = np.diag([2.0, 2.0, 2.0, 1.0])
     matrix[:3, 3] = [-100, -90, -80]
     volume = Volume(ramp, matrix)
-    grid = space.Grid((40, 40, 40), np.array([[3.0, 0, 0, -60], [0, 3, 0, -60], [0, 0, 3, -60], [0, 0, 0, 1]]))
+    grid = grids.Grid((40, 40, 40), np.array([[3.0, 0, 0, -60], [0, 3, 0, -60], [0, 0, 3, -60], [0, 0, 0, 1]]))
     displacement = bent()
     at = displacement.at(grid)
     values = space.resample(volume, grid, displacement=displacement)
@@ -135,7 +136,7 @@ def test_a_bent_second_volume_comes_out_straight(heads):
     back, report = fuse(
         ct, replace(mr, ijk_to_physical=moved), FusionSettings(window_second=(0, 900)), displacement=even
     )
-    inside = space.coverage(mr, space.grid_of(ct)).slab(0, ct.size_ijk[2]) == 1
+    inside = coverage(mr, grids.grid_of(ct)).slab(0, ct.size_ijk[2]) == 1
     assert np.abs(plain.voxels.astype(int) - back.voxels)[inside].max() <= 20
     assert np.abs(plain.voxels.astype(int) - back.voxels)[inside].mean() < 0.5
     assert report.displacement == pytest.approx(np.linalg.norm(shift), abs=0.01)
@@ -146,9 +147,9 @@ def test_a_bent_second_volume_comes_out_straight(heads):
 
 
 def test_coverage_follows_the_displacement(heads):
-    mr, grid = heads["MR"], space.grid_of(heads["CT"])
+    mr, grid = heads["MR"], grids.grid_of(heads["CT"])
     displacement = bent()
-    cover = space.coverage(mr, grid, displacement).slab(0, grid.size[2])
+    cover = coverage(mr, grid, displacement).slab(0, grid.size[2])
     index = np.moveaxis(np.indices(grid.shape)[::-1], 0, -1).reshape(-1, 3)
     points = index @ grid.matrix[:3, :3].T + grid.matrix[:3, 3] + displacement.at(grid).reshape(-1, 3)
     inverse = np.linalg.inv(mr.ijk_to_physical)
@@ -162,9 +163,9 @@ def test_a_sheared_second_volume(heads):
     ct, mr = heads["CT"], heads["MR"]
     shear = np.eye(4)
     shear[0, 1], shear[2, 0] = 0.2, 0.1
-    voxels = space.resample(mr, space.grid_of(mr))
+    voxels = space.resample(mr, grids.grid_of(mr))
     sheared = replace(mr, ijk_to_physical=shear @ mr.ijk_to_physical)
-    grid = space.grid_of(ct)
+    grid = grids.grid_of(ct)
     values = space.resample(sheared, grid)
     # The value at a point lies among those around the unsheared point in the plain volume.
     rng = np.random.default_rng(1)

@@ -9,7 +9,7 @@ import pytest
 import slicer
 import vtk
 
-from ASFEFusionLib import scene, space
+from ASFEFusionLib import grids, scene
 from ASFEFusionLib.volume import Volume
 
 
@@ -123,7 +123,7 @@ def test_the_displays_colour_table_is_taken(stage, heads):
 def test_a_region_limits_the_output(stage, heads):
     ct, _ = stage.pair(heads)
     roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "box")
-    grid = space.grid_of(scene.read_volume(ct))
+    grid = grids.grid_of(scene.read_volume(ct))
     centre = scene.LPS @ grid.matrix @ [30, 30, 20, 1]
     roi.SetCenterWorld(*centre[:3])
     roi.SetSize(30, 30, 20)

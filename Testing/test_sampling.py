@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ASFEFusionLib import cubic, space
+from ASFEFusionLib import cubic, grids, space
+from ASFEFusionLib.coverage import coverage
 from ASFEFusionLib.errors import FusionError
 from ASFEFusionLib.volume import Volume
 
@@ -29,12 +30,12 @@ def noise(size, spacing, matrix=None, kind=np.float32):
 
 
 def grid(size, spacing, matrix=None):
-    return space.grid_of(noise(size, spacing, matrix))
+    return grids.grid_of(noise(size, spacing, matrix))
 
 
 # Volume and grid of every way to read: their own voxels in another order, linear, smoothed, cubic by ITK, cubic apart.
 WAYS = {
-    "own": (noise((9, 8, 7), (1, 2, 3)), space.turned(grid((9, 8, 7), (1, 2, 3)), (2, 0, 1))),
+    "own": (noise((9, 8, 7), (1, 2, 3)), grids.turned(grid((9, 8, 7), (1, 2, 3)), (2, 0, 1))),
     "linear": (noise((30, 28, 26), (1.1, 1, 1.2), turn(10)), grid((24, 30, 20), (1, 1.2, 1.3))),
     "smoothed": (noise((60, 60, 40), (0.5, 0.5, 1), turn(4)), grid((20, 22, 24), (1.4, 1.3, 1))),
     "cubic": (noise((9, 8, 7), (5, 4, 3), turn(8)), grid((30, 34, 25), (1.1, 0.9, 1))),
@@ -119,7 +120,7 @@ def plain_coverage(cover):
 @pytest.mark.parametrize("size", [(60, 50, 40), (30, 70, 12), (3, 80, 80)])
 def test_coverage_is_computed_where_it_changes(degrees, size):
     volume, lattice = noise(size, (1.1, 0.8, 1.0), turn(degrees)), grid((50, 44, 36), (1.0, 1.1, 0.9))
-    cover = space.coverage(volume, lattice)
+    cover = coverage(volume, lattice)
     plain = plain_coverage(cover)
     assert plain.min() == 0
     for thick in (1, 5, 36):

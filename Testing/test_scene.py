@@ -8,7 +8,7 @@ import pytest
 import slicer
 import vtk
 
-from ASFEFusionLib import bent, scene, space
+from ASFEFusionLib import bent, grids, scene
 from ASFEFusionLib.errors import STALE, FusionError
 from ASFEFusionLib.fusion import fuse
 from ASFEFusionLib.volume import Volume
@@ -250,7 +250,7 @@ def test_a_bent_transform_becomes_a_displacement(mrml, pair):
     ct.SetAndObserveTransformNodeID(transform(mrml, rigid(5, 5.0)).GetID())
     relation = scene.relate(ct, mr)
     assert relation.matrix is None
-    grid = space.grid_of(scene.read_volume(ct))
+    grid = grids.grid_of(scene.read_volume(ct))
     at = relation.displacement.at(grid)
     rng = np.random.default_rng(2)
     between = vtk.vtkGeneralTransform()
@@ -325,7 +325,7 @@ def look(mrml, position, orientation="Axial"):
 def test_a_quick_look_takes_the_grids_own_slice(mrml, heads):
     straight = np.diag([2.0, -2.0, 3.0, 1.0])
     ct = add(mrml, replace(heads["CT"], ijk_to_physical=straight))
-    grid = space.grid_of(scene.read_volume(ct))
+    grid = grids.grid_of(scene.read_volume(ct))
     for k in (0, 7, grid.size[2] - 1):
         size, matrix = scene.slice_lattice(look(mrml, world(ct, (3, 4, k + 0.3))), ct, grid)
         assert size == (*grid.size[:2], 1)
@@ -335,7 +335,7 @@ def test_a_quick_look_takes_the_grids_own_slice(mrml, heads):
 def test_a_quick_look_in_another_plane(mrml, pair):
     ct, _ = pair
     ct.SetAndObserveTransformNodeID(transform(mrml, rigid(7)).GetID())
-    grid = space.grid_of(scene.read_volume(ct))
+    grid = grids.grid_of(scene.read_volume(ct))
     at = world(ct, (40, 30, 20))
     node = look(mrml, at, "Sagittal")
     size, matrix = scene.slice_lattice(node, ct, grid)
@@ -353,7 +353,7 @@ def test_a_quick_look_in_another_plane(mrml, pair):
 
 def test_quick_looks_that_cannot_be(mrml, pair):
     ct, _ = pair
-    grid = space.grid_of(scene.read_volume(ct))
+    grid = grids.grid_of(scene.read_volume(ct))
     for node in (look(mrml, (0, 0, 900)), look(mrml, (900, 0, 0), "Sagittal")):
         with pytest.raises(FusionError) as caught:
             scene.slice_lattice(node, ct, grid)
@@ -621,7 +621,7 @@ def test_a_local_bend_is_followed(mrml, pair):
         relation = scene.relate(ct, mr)
         between = vtk.vtkGeneralTransform()
         slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(None, node, between)
-        lattice = space.Grid((13, 13, 13), np.diag([2.0, 2.0, 2.0, 1.0]))
+        lattice = grids.Grid((13, 13, 13), np.diag([2.0, 2.0, 2.0, 1.0]))
         lattice.matrix[:3, 3] = np.array(centre) * [-1, -1, 1] - 12
         at = relation.displacement.at(lattice)
         index = np.moveaxis(np.indices((13, 13, 13))[::-1], 0, -1).reshape(-1, 3)

@@ -11,8 +11,8 @@ from slicer.i18n import tr as _
 from ASFEFusionLib import scene
 from ASFEFusionLib.errors import FusionError
 from ASFEFusionLib.fusion import LITTLE_OVERLAP
+from ASFEFusionLib.grids import LARGE, choose_grid, memory_facts, memory_needed
 from ASFEFusionLib.settings import TRAINED
-from ASFEFusionLib.space import LARGE, choose_grid, memory_facts, memory_needed
 
 from . import choices, words
 from .choices import Choices

@@ -17,8 +17,8 @@ from slicer.i18n import tr as _
 
 from ASFEFusionLib import aligned, scene
 from ASFEFusionLib.errors import FusionError
+from ASFEFusionLib.grids import choose_grid
 from ASFEFusionLib.settings import ALIGNMENTS, DEVICES, GRIDS, MODALITIES, PLANES
-from ASFEFusionLib.space import choose_grid
 
 from . import choices, words
 from .alignment import AlignmentPart, verdict

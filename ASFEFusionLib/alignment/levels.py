@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import FusionError
-from ..space import Tick
+from ..progress import Tick
 from ..volume import Volume
 
 # Spacings (mm) of the levels, coarse to fine.

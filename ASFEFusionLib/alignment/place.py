@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ..coverage import coverage
 from ..errors import FusionError
+from ..grids import Grid, grid_of
 from ..progress import Progress, Run
 from ..settings import AS_LOADED, FusionReport, FusionSettings, Notice, Step
-from ..space import Displacement, Grid, coverage, grid_of, resample
+from ..space import Displacement, resample
 from ..volume import Volume
 from . import transforms
 from .levels import SPACINGS

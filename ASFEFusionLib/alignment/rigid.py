@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import FusionError
-from ..progress import Progress, Run
+from ..progress import Progress, Run, Tick
 from ..settings import Notice, Step
-from ..space import Tick
 from ..volume import Volume, check_geometry, check_voxels
 from .levels import SPACINGS, Level, levels
 from .pose import invert, is_rigid, nearest_rigid, rotation_angle

@@ -12,10 +12,11 @@ from ..alignment import landmarks, transforms
 from ..errors import FusionError
 from ..files import check_output, read, write
 from ..fusion import SCALE, fuse, large, result_like
+from ..grids import grid_of
 from ..intensity import Window
 from ..preview import preview
 from ..settings import ALIGNMENTS, AS_LOADED, FusionReport, Notice
-from ..space import Displacement, grid_of, resample
+from ..space import Displacement, resample
 from ..volume import Volume
 from .terminal import (
     add_fusion_arguments,

@@ -283,7 +283,7 @@ def prepare(threads: int, folder: str, size: list[int]) -> dict:
 
 def _grid(size: list[int], degrees: float) -> Any:
     """A lattice over `FIELD` about the phantom's middle, turned about z and half as much about x."""
-    from .. import phantom, space
+    from .. import grids, phantom
 
     matrix = np.eye(4)
     a, b = np.radians(degrees), np.radians(degrees / 2)
@@ -291,7 +291,7 @@ def _grid(size: list[int], degrees: float) -> Any:
     about_x = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
     matrix[:3, :3] = about_z @ about_x * (np.array(FIELD) / size)
     matrix[:3, 3] = np.array(phantom.HEAD_CENTRE) - matrix[:3, :3] @ ((np.array(size) - 1) / 2)
-    return space.Grid(tuple(size), matrix)
+    return grids.Grid(tuple(size), matrix)
 
 
 def volume(threads: int, folder: str, case: str, *, device: str, rounds: int, network: bool) -> dict:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import intensity, planes, space
+from .. import grids, intensity, planes, space
 from ..alignment import transforms
+from ..coverage import coverage
 from ..errors import FusionError
 from ..files import READABLE, extension, read
 from ..fusion import SCALE
@@ -61,7 +62,7 @@ class Case:
     b: np.ndarray
     both: list[int]
     rgb: np.ndarray | None = None
-    grid: space.Grid | None = None
+    grid: grids.Grid | None = None
     order: tuple[int, int, int] = (0, 1, 2)
 
     @property
@@ -157,10 +158,10 @@ def read_case(name: str, first: Volume, second: Volume, reading: Reading, like: 
         return Case(name, _grey(first), _grey(second), [0], first.voxels if first.rgb else None)
     if like is not None and like.two_d:
         raise FusionError("dimensions_differ", first=first.name, second=like.name)
-    grid = space.grid_of(first if like is None else like)
+    grid = grids.grid_of(first if like is None else like)
     axis = planes.slice_axis(grid, reading.plane, (first, second))
     order = planes.order_of(grid, axis)
-    a, b = _on_grid(first, second, reading, space.turned(grid, order))
+    a, b = _on_grid(first, second, reading, grids.turned(grid, order))
     both = [n for n in range(len(a)) if a[n].any() and b[n].any()]
     if not both:
         raise FusionError("no_overlap", first=first.name, second=second.name)
@@ -178,7 +179,7 @@ def _grey(picture: Volume) -> np.ndarray:
     return luminance(picture.voxels) if picture.rgb else picture.voxels
 
 
-def _on_grid(first: Volume, second: Volume, reading: Reading, grid: space.Grid) -> list[np.ndarray]:
+def _on_grid(first: Volume, second: Volume, reading: Reading, grid: grids.Grid) -> list[np.ndarray]:
     """Both volumes as uint8 (n, h, w) on the grid; black where they have no voxels."""
     bent = None
     if reading.transform is not None:
@@ -197,7 +198,7 @@ def _on_grid(first: Volume, second: Volume, reading: Reading, grid: space.Grid) 
         volume = _finite(volume)  # noqa: PLW2901
         window = intensity.choose_window(volume, kinds[n], settings[n], kinds[1 - n])
         values = window.apply(space.resample(volume, grid, displacement=moved))
-        values *= space.coverage(volume, grid, moved).slab(0, grid.size[2])
+        values *= coverage(volume, grid, moved).slab(0, grid.size[2])
         result.append(np.rint(values * 255).astype(np.uint8))
     return result
 
@@ -223,16 +224,16 @@ def read_fused(fused: Volume, case: Case, reading: Reading) -> tuple[np.ndarray,
     if case.picture:
         like = Volume(case.a, np.eye(4), name=case.name, two_d=True)
         _check_sizes(like, fused)
-    elif not space.same_grid(space.grid_of(fused), case.grid):
+    elif not grids.same_grid(grids.grid_of(fused), case.grid):
         raise FusionError("grids_differ", first=case.name, second=fused.name)
     if fused.rgb:
-        rgb = space.turned_voxels(fused.voxels, case.order)
+        rgb = grids.turned_voxels(fused.voxels, case.order)
         return luminance(rgb), rgb
     if case.picture:
         return fused.voxels, None
     fused = _finite(fused)
     values = _fused_window(fused, reading.window_fused).apply(fused.voxels.copy())
-    return space.turned_voxels(np.rint(values * 255).astype(np.uint8), case.order), None
+    return grids.turned_voxels(np.rint(values * 255).astype(np.uint8), case.order), None
 
 
 def _fused_window(fused: Volume, given: tuple[float, float] | None) -> intensity.Window:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from .. import phantom
-from ..space import Grid, resample
+from ..grids import Grid
+from ..space import resample
 
 SIDE, SPACING = 96, 2.3  # pixels of a slice, mm
 LABELS = ("apart", "inside")

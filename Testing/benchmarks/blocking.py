@@ -39,12 +39,12 @@ def measure(slices, cancels):
     widget = host.openModule(host.loadModule(ROOT / "ASFEFusion" / "ASFEFusion.py"))
     import slicer
 
-    from ASFEFusionLib import phantom, scene, space
+    from ASFEFusionLib import grids, phantom, scene, space
     from ASFEFusionLib.volume import Volume
 
     matrix = np.diag([0.9, 0.9, 2.0, 1.0])
     matrix[:3, 3] = [-115, -130, -60]
-    grid = space.Grid((256, 256, slices), matrix)
+    grid = grids.Grid((256, 256, slices), matrix)
     for modality in ("CT", "MR"):
         head = phantom.head(modality, noise=False)
         voxels = np.rint(space.resample(head, grid)).astype(np.int16)
