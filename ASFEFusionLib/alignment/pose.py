@@ -12,13 +12,14 @@ import numpy as np
 def rotation(vectors: np.ndarray) -> np.ndarray:
     """(..., 3, 3) rotation matrices of rotation vectors (..., 3), radians (Rodrigues' formula)."""
     vectors = np.asarray(vectors, float)
-    angle = np.linalg.norm(vectors, axis=-1)[..., None, None]
-    safe = np.where(angle > 1e-12, angle, 1.0)
-    x, y, z = np.moveaxis(vectors / safe[..., 0], -1, 0)
-    zero = np.zeros_like(x)
-    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(*x.shape, 3, 3)
-    turn = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
-    return np.where(angle > 1e-12, turn, np.eye(3))
+    # Not less than what the formula's quotients bear; so small an angle turns nothing.
+    angle = np.sqrt(np.maximum(np.square(vectors).sum(-1), 1e-24))
+    first, second = np.sin(angle) / angle, 2 * (np.sin(angle / 2) / angle) ** 2
+    cross = np.zeros((*angle.shape, 3, 3))
+    for axis, (row, column) in enumerate(((2, 1), (0, 2), (1, 0))):
+        cross[..., row, column] = vectors[..., axis]
+        cross[..., column, row] = -vectors[..., axis]
+    return np.eye(3) + first[..., None, None] * cross + second[..., None, None] * (cross @ cross)
 
 
 def rotation_angle(matrices: np.ndarray) -> np.ndarray:
@@ -71,5 +72,5 @@ def nearest_rigid(matrix: np.ndarray) -> np.ndarray:
 def mean_distance(a: np.ndarray, b: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Mean over `points` (n, 3) of the distance (mm) between where `a` and `b` (..., 4, 4) take them."""
     difference = np.asarray(a) - np.asarray(b)
-    moved = np.einsum("...ij,nj->...ni", difference[..., :3, :3], points) + difference[..., None, :3, 3]
-    return np.linalg.norm(moved, axis=-1).mean(-1)
+    moved = difference[..., :3, :3] @ np.asarray(points).T + difference[..., :3, 3:]
+    return np.sqrt(np.square(moved, out=moved).sum(-2)).mean(-1)

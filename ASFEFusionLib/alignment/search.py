@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..space import Tick
+from ..progress import Tick
 from .levels import SPACINGS, Level
 from .optimise import Frame, climb
 from .pose import mean_distance, rotation_angle
@@ -18,6 +18,8 @@ from .starts import centre_of
 COUNTS = (2500, 6000, 16000, 30000)
 KEPT = (24, 6, 3, 1)
 BINS = (20, 32, 32, 40)
+# Columns have few points each, and bear fewer bins.
+SETTLED_BINS = 20
 # Two poses nearer to each other (mm, over the body) are one start.
 APART = 9.0
 # A body of this many times the volume of the other is the larger one, however coarse its voxels.
@@ -69,11 +71,9 @@ class Comparison:
         return self._made[level]
 
     def settle(self, start: np.ndarray, step: float, tolerance: float, limit: Callable[[np.ndarray], float]) -> Found:
-        """The last refinement, at the finest level: among the points that `start` has in both volumes, none dropped."""
-        level = self.last
-        similarity = Similarity(
-            self.sampled[level], self.other[level], COUNTS[-1], self.seed + level, BINS[level], held=start
-        )
+        """The last refinement, at the finest level: by columns, among the points that `start` has in both volumes."""
+        level, made = self.last, (self.sampled[self.last], self.other[self.last])
+        similarity = Similarity(*made, COUNTS[-1], self.seed + level, SETTLED_BINS, held=start, columns=True)
         return self._climb(similarity, start, step, tolerance, limit)
 
     def distance(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:

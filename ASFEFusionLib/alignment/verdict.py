@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import FusionError
+from ..progress import Tick
 from ..settings import Notice
-from ..space import Tick
 from ..volume import Volume
 from .levels import levels
 from .pose import about, reflection, rotation_angle
@@ -187,8 +187,8 @@ def _doubt_shape(comparison: Comparison, verdict: Verdict, pose: np.ndarray, lev
         percent = round(100 * abs(STRETCHES[int(scores.argmax()) % len(STRETCHES)] - 1))
         verdict.doubt(Notice("align_stretched", {"percent": percent}), 0.5 * STRETCHED / ratio)
 
-    _, inside = interpolate(comparison.other[level], similarity.points @ pose[:3, :3].T + pose[:3, 3])
-    both = similarity.points[inside]
+    _, inside = interpolate(comparison.other[level], (similarity.points @ pose[:3, :3].T + pose[:3, 3])[None])
+    both = similarity.points[inside[0]]
     depth = np.ptp(both @ axes[0], axis=0).min() if len(both) else 0.0
     verdict.facts["depth"] = round(float(depth), 1)
     if depth < LEAST_DEPTH:
