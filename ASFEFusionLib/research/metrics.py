@@ -147,7 +147,7 @@ def mef_ssim(a: Tensor, b: Tensor, f: Tensor) -> Tensor:
     return _per_image((2 * shared + c2) / (wanted + variance_f + c2))
 
 
-def _sobel(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def sobel(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Horizontal and vertical Sobel responses and their strength. Slices: a convolution's backward is slow on a CPU."""
     x = F.pad(x, (1, 1, 1, 1), mode="reflect")
     rows = x[..., :-2, :] + 2 * x[..., 1:-1, :] + x[..., 2:, :]
@@ -174,8 +174,8 @@ def _strength_ratio(x: Tensor, f: Tensor) -> Tensor:
 def qabf(a: Tensor, b: Tensor, f: Tensor) -> Tensor:
     """Edge transfer Qabf (Xydeas and Petrovic 2000), L = 1, Sobel on [0, 1]. A pair without any edge has 0."""
     sources = torch.cat([a, b], dim=1)
-    gx, gy, strength = _sobel(sources)
-    fx, fy, strength_f = _sobel(f)
+    gx, gy, strength = sobel(sources)
+    fx, fy, strength_f = sobel(f)
     turn = (_orientation(gx, gy, strength) - _orientation(fx, fy, strength_f)).abs()
     ratio = _strength_ratio(strength, strength_f)
     quality = torch.sigmoid(15 * (ratio - 0.5)) * torch.sigmoid(22 * (0.2 - turn / (math.pi / 2)))
@@ -186,8 +186,8 @@ def qabf(a: Tensor, b: Tensor, f: Tensor) -> Tensor:
 def nabf(a: Tensor, b: Tensor, f: Tensor) -> Tensor:
     """Fusion artefacts Nabf (Shreyamsha Kumar 2013), Sobel / 8 in 0..255 units: the edges of f that are stronger than
     both sources', weighed by how little they resemble them. Low is good."""
-    gx, gy, strength = _sobel(torch.cat([a, b], dim=1) * (PEAK / 8))
-    fx, fy, strength_f = _sobel(f * (PEAK / 8))
+    gx, gy, strength = sobel(torch.cat([a, b], dim=1) * (PEAK / 8))
+    fx, fy, strength_f = sobel(f * (PEAK / 8))
     turn = (_orientation(gx, gy, strength) - _orientation(fx, fy, strength_f)).abs()
     alignment = (turn - math.pi / 2).abs() / (math.pi / 2)
     ratio = _strength_ratio(strength, strength_f)

@@ -1,0 +1,132 @@
+"""A trained network made narrower: of half a slice's size, the channels that its pictures need least are taken out.
+
+    python -m ASFEFusionLib.research.narrow DATA WEIGHTS --output FILE [--channels 16]
+
+Channels come in blocks of 16 on a processor, so that 20 cost what 32 do. The narrower network goes on in training
+(`train DATA --initial FILE`), which repairs what was lost. (Greedy structured pruning; see Molchanov et al. 2017.)
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ..network import ASFEFusion
+from ..network.configs import NetworkConfig
+from .data import batch, read_pairs
+
+# Channels that belong together: where they come out, and (what takes them in, where its share begins).
+GROUPS = {
+    "encoder, between": (["encoder.blocks.1.conv1", "encoder.blocks.1.bn1"], [("encoder.blocks.1.conv2", 0)]),
+    "encoder": (
+        ["encoder.blocks.1.conv2", "encoder.blocks.1.bn2", "head.coarser.1"],
+        [("encoder.blocks.2.conv1", 0), ("head.coarser.0", 0), ("fusion.0.mix", 0), ("fusion.0.mix", 1)],
+    ),
+    "merged": (["fusion.0.mix"], [("decoder.blocks.0.conv1", -1)]),
+    "decoder, between": (["decoder.blocks.0.conv1", "decoder.blocks.0.bn1"], [("decoder.blocks.0.conv2", 0)]),
+}
+BATCHES = 3
+
+
+def narrowed(net: ASFEFusion, channels: int, pictures: list[tuple[torch.Tensor, torch.Tensor]]) -> ASFEFusion:
+    """A network like `net` (compact, in eval mode) with `channels` in its second level; `net` itself stays.
+
+    `pictures`: pairs (N, 1, H, W) in [0, 1] that show what a channel is worth: each time the one goes without which
+    they change least. Raises ValueError if the second level has not more than `channels`.
+    """
+    wide = net.config.channels[1]
+    if not 0 < channels < wide:
+        raise ValueError(f"the second level has {wide} channels; fewer must stay, not {channels}")
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    trial = ASFEFusion(net.config).eval()
+    bar = tqdm(total=len(GROUPS) * (wide - channels), unit="channel", desc="Leaving out")
+    kept = {}
+    with torch.inference_mode(), bar:
+        wanted = [net(a, b) for a, b in pictures]
+        for group, (_, inputs) in GROUPS.items():
+            left = list(range(wide))
+            while len(left) > channels:
+                change = {}
+                for channel in left:
+                    trial.load_state_dict(_without(state, inputs, channel, wide))
+                    change[channel] = sum(
+                        float((trial(a, b) - f).square().mean()) for (a, b), f in zip(pictures, wanted, strict=True)
+                    )
+                worst = min(change, key=change.get)
+                left.remove(worst)
+                state = _without(state, inputs, worst, wide)
+                bar.update()
+            kept[group] = left
+    result = ASFEFusion(_config(net.config, channels))
+    result.load_state_dict(_cut(state, kept, wide))
+    return result.eval()
+
+
+def _config(config: NetworkConfig, channels: int) -> NetworkConfig:
+    first, second, *others = config.decoder
+    return replace(
+        config,
+        channels=(config.channels[0], channels, *config.channels[2:]),
+        hidden=(config.hidden[0], channels, *config.hidden[2:]),
+        decoder=(first, (channels, second[1]), *others),
+    )
+
+
+def _place(weight: torch.Tensor, turn: int, wide: int) -> int:
+    """Where the share of a group begins among the inputs of a weight: the turn-th, from behind if below 0."""
+    return turn * wide if turn >= 0 else weight.shape[1] + turn * wide
+
+
+def _without(
+    state: dict[str, torch.Tensor], inputs: list[tuple[str, int]], channel: int, wide: int
+) -> dict[str, torch.Tensor]:
+    """Values where nothing takes that channel in."""
+    state = dict(state)
+    for module, turn in inputs:
+        weight = state[f"{module}.weight"].clone()
+        weight[:, _place(weight, turn, wide) + channel] = 0
+        state[f"{module}.weight"] = weight
+    return state
+
+
+def _cut(state: dict[str, torch.Tensor], kept: dict[str, list[int]], wide: int) -> dict[str, torch.Tensor]:
+    state = dict(state)
+    for group, (outputs, inputs) in GROUPS.items():
+        for module in outputs:
+            for name in [n for n in state if n.startswith(f"{module}.") and state[n].ndim]:
+                state[name] = state[name][kept[group]]
+        # From behind: a weight's earlier shares stay where they are.
+        for module, turn in sorted(inputs, key=lambda x: -x[1]):
+            weight = state[f"{module}.weight"]
+            start = _place(weight, turn, wide)
+            gone = {start + i for i in range(wide) if i not in kept[group]}
+            state[f"{module}.weight"] = weight[:, [i for i in range(weight.shape[1]) if i not in gone]]
+    return state
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m ASFEFusionLib.research.narrow", description=__doc__)
+    parser.add_argument("data", type=Path, help="folder with CT-MRI, PET-MRI, SPECT-MRI")
+    parser.add_argument("weights", help="file or name of weights of a compact network")
+    parser.add_argument("--output", type=Path, required=True, help="file for the narrower network's weights")
+    parser.add_argument("--channels", type=int, default=16, help="that stay in the second level (default 16)")
+    options = parser.parse_args()
+    from ..network import load
+    from ..network.weights import save
+
+    net = load(options.weights)
+    pairs = read_pairs(options.data, left_out=False, every=10)
+    pictures = [batch(pairs, torch.Generator().manual_seed(seed)) for seed in range(BATCHES)]
+    narrow = narrowed(net, options.channels, pictures)
+    save(options.output, narrow, {"narrowed from": f"{net.weights_name}, SHA-256 {net.weights_hash}"})
+    with torch.inference_mode():
+        change = max(float((narrow(a, b) - net(a, b)).abs().max()) for a, b in pictures)
+    print(f"{options.output}: pictures differ by up to {255 * change:.0f} of 255 levels; train it further")
+
+
+if __name__ == "__main__":
+    main()
