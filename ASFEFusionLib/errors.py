@@ -78,7 +78,8 @@ MESSAGES = {
     "outputs_same": "{path} is asked for twice: give each output a name of its own.",
     "folder_collision": "{first} and {second} would both be written as {path}: move one of them.",
     "resume_differs": "The run in {path} began with {name} {old}, not {new}: give the same, or add --fresh.",
-    "initial_differs": "The weights {path} are of another network than {wanted}: give weights of that one.",
+    "initial_differs": "The weights {path} are of another network than {wanted}: give weights of that one, or name "
+    "theirs by --config.",
     "run_damaged": "The checkpoint in {path} is damaged: remove it, or add --fresh to begin anew.",
     "labels_unreadable": "{path} cannot be read as a table: save it as CSV (UTF-8) with a header line and lines below.",
     "labels_columns": "{path} lacks the columns {missing}: its first line must name {columns}.",

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ASFEFusionLib.__main__ import main
 from ASFEFusionLib.commands import train as command
-from ASFEFusionLib.network import COMPACT, CONFIGS, PAPER, load
+from ASFEFusionLib.network import CONFIGS, PAPER, WIDE, load
 from ASFEFusionLib.research.baselines import BASELINES
 from ASFEFusionLib.research.data import (
     LEFT_OUT,
@@ -166,7 +166,7 @@ def test_our_network_with_the_published_losses(data, tmp_path, monkeypatch):
     assert train(data, tmp_path, 3, "--loss", "paper", "--tasks", "CT-MRI", "SPECT-MRI") == 0
     assert len(columns(tmp_path)) == 3
     net = load(tmp_path / "weights.pt")
-    assert net.config == COMPACT
+    assert net.config == WIDE
     assert net.about["losses"] == "content 0.5, structure 0.5, ssim 1.0"
     assert "loss paper" in net.about["settings"]
 

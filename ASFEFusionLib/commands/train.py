@@ -1,8 +1,8 @@
 """Train a network on the slice pairs of a folder (needs the `train` extra).
 
-The shipped weights came about by `--preset first`, and from what that gave by `--preset ours`, which needs `--initial`:
-without and with it, these are the defaults. `--preset paper` follows Gu et al. 2024: their network, losses and
-schedule. Options that are given go before the preset.
+The shipped weights came about by `--preset first`, and from what that gave, made narrower (`research.narrow`), by
+`--preset ours`, which needs `--initial`: without and with it, these are the defaults. `--preset paper` follows Gu et
+al. 2024: their network, losses and schedule. Options that are given go before the preset.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..errors import FusionError
 from .terminal import positive
 
 # As in `network.CONFIGS`, `research.data.TASKS` and `research.train.PRESETS`, whose modules need torch.
-CONFIGS = ("compact", "paper")
+CONFIGS = ("compact", "paper", "wide")
 TASKS = ("CT-MRI", "PET-MRI", "SPECT-MRI")
 PRESETS = ("first", "ours", "paper")
 
@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, help="folder with CT-MRI, PET-MRI and SPECT-MRI")
     parser.add_argument("--output", type=Path, default=Path("runs/compact"), help="folder of the run")
     parser.add_argument("--preset", choices=PRESETS, help="default: first; with --initial: ours")
-    parser.add_argument("--config", choices=CONFIGS, help="network; default: compact, with --preset paper paper")
+    parser.add_argument(
+        "--config", choices=CONFIGS, help="network; default: wide (first), compact (ours), paper (paper)"
+    )
     parser.add_argument("--loss", choices=PRESETS, help="default: as the preset")
     parser.add_argument(
         "--tasks",
@@ -37,11 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train on these pairs: one for a model of its own, as published; default: all, one model for them",
     )
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=positive, help="default: 9000 (first), 1500 (ours), 2000 epochs (paper)")
+    length.add_argument("--steps", type=positive, help="default: 9000 (first), 7000 (ours), 2000 epochs (paper)")
     length.add_argument("--epochs", type=positive, help="in place of steps, where batches are of whole slices")
     parser.add_argument("--batch", type=positive, help="whole slices in a batch; default: crops; --preset paper: 4")
     parser.add_argument(
-        "--rate", type=positive_number, help="greatest learning rate; default: 2e-3 (first), 1e-3 (ours), 2e-4 (paper)"
+        "--rate",
+        type=positive_number,
+        help="greatest learning rate; default: 2e-3 (first), 1.5e-3 (ours), 2e-4 (paper)",
     )
     parser.add_argument(
         "--forget", action="store_true", help="new optimiser moments each step, as the authors' code has it"

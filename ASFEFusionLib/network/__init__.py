@@ -1,7 +1,7 @@
 """The ASFE-Fusion network: `load()` gives it with its weights. Needs torch."""
 
 from .asfe import ASFEFusion
-from .configs import COMPACT, CONFIGS, PAPER, NetworkConfig
+from .configs import COMPACT, CONFIGS, PAPER, WIDE, NetworkConfig
 from .weights import load
 
-__all__ = ["COMPACT", "CONFIGS", "PAPER", "ASFEFusion", "NetworkConfig", "load"]
+__all__ = ["COMPACT", "CONFIGS", "PAPER", "WIDE", "ASFEFusion", "NetworkConfig", "load"]

@@ -1,9 +1,10 @@
 """A trained network made narrower: of half a slice's size, the channels that its pictures need least are taken out.
 
-    python -m ASFEFusionLib.research.narrow DATA WEIGHTS --output FILE [--channels 16]
+    python -m ASFEFusionLib.research.narrow DATA WEIGHTS --output FILE
 
-Channels come in blocks of 16 on a processor, so that 20 cost what 32 do. The narrower network goes on in training
-(`train DATA --initial FILE`), which repairs what was lost. (Greedy structured pruning; see Molchanov et al. 2017.)
+It takes `configs.WIDE` to `configs.COMPACT`. Channels come in blocks of 16 on a processor, so that 20 cost what 32 do.
+The narrower network goes on in training (`train DATA --initial FILE`), which repairs what was lost. (Greedy structured
+pruning, by what the pictures lose; see Molchanov et al., "Pruning Convolutional Neural Networks", ICLR 2017.)
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ..network import ASFEFusion
+from ..network import COMPACT, ASFEFusion
 from ..network.configs import NetworkConfig
 from .data import batch, read_pairs
 
@@ -70,6 +71,7 @@ def _config(config: NetworkConfig, channels: int) -> NetworkConfig:
     first, second, *others = config.decoder
     return replace(
         config,
+        name=COMPACT.name,
         channels=(config.channels[0], channels, *config.channels[2:]),
         hidden=(config.hidden[0], channels, *config.hidden[2:]),
         decoder=(first, (channels, second[1]), *others),
@@ -111,9 +113,8 @@ def _cut(state: dict[str, torch.Tensor], kept: dict[str, list[int]], wide: int) 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ASFEFusionLib.research.narrow", description=__doc__)
     parser.add_argument("data", type=Path, help="folder with CT-MRI, PET-MRI, SPECT-MRI")
-    parser.add_argument("weights", help="file or name of weights of a compact network")
+    parser.add_argument("weights", help="file of weights of a wide network")
     parser.add_argument("--output", type=Path, required=True, help="file for the narrower network's weights")
-    parser.add_argument("--channels", type=int, default=16, help="that stay in the second level (default 16)")
     options = parser.parse_args()
     from ..network import load
     from ..network.weights import save
@@ -121,7 +122,7 @@ def main() -> None:
     net = load(options.weights)
     pairs = read_pairs(options.data, left_out=False, every=10)
     pictures = [batch(pairs, torch.Generator().manual_seed(seed)) for seed in range(BATCHES)]
-    narrow = narrowed(net, options.channels, pictures)
+    narrow = narrowed(net, COMPACT.channels[1], pictures)
     save(options.output, narrow, {"narrowed from": f"{net.weights_name}, SHA-256 {net.weights_hash}"})
     with torch.inference_mode():
         change = max(float((narrow(a, b) - net(a, b)).abs().max()) for a, b in pictures)

@@ -1,7 +1,7 @@
 """Training of a network on slice pairs: checkpoints, resume, log, sample pictures, validation.
 
-`PRESETS` has three ways: first and, going on from its weights, ours, by which the shipped weights came about; and the
-published one (Gu et al. 2024).
+`PRESETS` has three ways: first and, going on from its weights made narrower (`narrow`), ours, by which the shipped
+weights came about; and the published one (Gu et al. 2024).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -68,8 +69,8 @@ class TrainSettings:
 # each step, so that its moments never build up: `forget` does the same. It is off unless asked for: the paper tells of
 # AdamW, and without moments it is nearly the sign of the gradient.
 PRESETS: dict[str, dict[str, object]] = {
-    "first": {"loss": "first"},
-    "ours": {"steps": 1500, "rate": 1e-3},
+    "first": {"loss": "first", "config": "wide"},
+    "ours": {"steps": 7000, "rate": 1.5e-3},
     "paper": {
         "config": "paper",
         "loss": "paper",
@@ -97,8 +98,17 @@ def _begin(net: ASFEFusion, path: str) -> str:
 class Trainer:
     """One run in one folder: weights.pt (averaged), checkpoint.pt, log.csv, log.png, validation.md, step_*.png."""
 
-    def __init__(self, settings: TrainSettings, pairs: list[Pairs], left_out: list[Pairs]) -> None:
-        """`pairs` to train on, `left_out` to validate on; the folder `settings.output` must exist."""
+    def __init__(
+        self,
+        settings: TrainSettings,
+        pairs: list[Pairs],
+        left_out: list[Pairs],
+        change: Callable[[ASFEFusion], None] = lambda net: None,
+    ) -> None:
+        """`pairs` to train on, `left_out` to validate on; the folder `settings.output` must exist.
+
+        `change` is done to the network, with its initial weights, before anything is trained (see `ablate`).
+        """
         settings = replace(settings, steps=settings.steps_for(pairs))
         self.settings, self.pairs, self.left_out = settings, pairs, left_out
         self.loss = LOSSES[settings.loss]
@@ -108,6 +118,7 @@ class Trainer:
         self.device = torch.device(settings.device)
         net = ASFEFusion(CONFIGS[settings.config])
         self.initial = _begin(net, settings.initial) if settings.initial else "random values"
+        change(net)
         net = net.to(self.device, memory_format=torch.channels_last)
         self.net = net
         average = get_ema_multi_avg_fn(0.999 if settings.average else 0.0)
