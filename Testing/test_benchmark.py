@@ -41,10 +41,17 @@ def test_all_is_measured_and_saved(measured):
     assert row["steady_s"] * row["batch"] <= row["first_s"]
     assert row["share"] == pytest.approx(row["gflop"] / row["steady_s"] / row["matmul_gflops"])
     assert 0.05 < row["peak_gb"] < 16
+    (profile,) = found["profile"]
+    parts = {row["part"]: row["seconds"] for row in profile["rows"]}
+    assert list(parts)[:2] == ["encoder, full side", "encoder, side / 2"]
+    assert {"CASF", "AFF", "SFEF", "decoder", "last block and head", "the rest"} < set(parts)
+    assert all(seconds > 0 for name, seconds in parts.items() if name != "the rest")
+    assert sum(parts.values()) == pytest.approx(profile["whole_s"], rel=0.3)
     grey, coloured = found["volume"]
     assert (grey["case"], grey["size"], coloured["case"]) == ("CT-MR", [40, 36, 12], "CT-PET")
     counted = sum(seconds for name, seconds in grey["least_s"].items() if name not in benchmark.NOT_COUNTED)
-    assert grey["but_network_s"] == pytest.approx(counted)
+    assert grey["all_but_network_s"] == pytest.approx(counted)
+    assert "check" not in benchmark.NOT_COUNTED
     assert grey["least_s"]["network"] > 0
     assert grey["least_s"]["check"] > 0
     assert coloured["least_s"]["network"] is None
@@ -54,7 +61,14 @@ def test_all_is_measured_and_saved(measured):
     assert start["import_loads"] == []
     assert start["import_s"] < start["python_s"]["python"] < start["first_slice_s"]
     text = (measured / "benchmark.md").read_text(encoding="utf-8")
-    for heading in ("Seconds a slice, 32 x 32", "40 x 36 x 12", "Growth", "Start", "cuda"):
+    for heading in (
+        "Seconds a slice, 32 x 32",
+        "Where a slice's time goes, cpu, 1 thread",
+        "40 x 36 x 12",
+        "Growth",
+        "Start",
+        "cuda",
+    ):
         assert heading in text
     with Image.open(measured / "benchmark.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 10

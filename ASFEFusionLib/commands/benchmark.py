@@ -22,7 +22,7 @@ from . import benchmark_report as report
 from .terminal import check_folder, positive, progress_bar, results
 
 FILES = ("benchmark.json", "benchmark.md", "benchmark.png")
-PARTS = ("slices", "volume", "growth", "startup")
+PARTS = ("slices", "profile", "volume", "growth", "startup")
 NETWORKS = ("compact", "paper", "paper, as shipped")
 SIDES, COUNTS, SIDE_OF_COUNTS = (64, 128, 256, 512, 1024), (1, 10, 60, 160, 600), 64
 
@@ -139,7 +139,12 @@ def _startup(options: argparse.Namespace, devices: list[str], threads: list[int]
     return [("startup", {"device": device, "threads": max(threads), **common}) for device in devices]
 
 
-JOBS = {"slices": _slices, "volume": _volumes, "growth": _growth, "startup": _startup}
+def _profile(options: argparse.Namespace, devices: list[str], threads: list[int]) -> list[tuple[str, dict]]:
+    common = {"threads": min(threads), "side": options.side, "rounds": options.rounds}
+    return [("profile", {"device": device, **common}) for device in devices]
+
+
+JOBS = {"slices": _slices, "profile": _profile, "volume": _volumes, "growth": _growth, "startup": _startup}
 
 
 def _read(path: Path) -> dict:

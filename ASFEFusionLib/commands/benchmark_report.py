@@ -14,7 +14,7 @@ First: the first batch of a fresh process. Steady: the least of the later ones, 
 two float32 matrices in the same process; share: what the network reaches of it. GFLOP: convolutions, products of
 matrices and attention, not Fourier transforms. `paper`: random weights, run straightforwardly. Blank: not there."""
 # What an earlier run is compared in: seconds and memory, the less the better.
-LOWER = ("first_s", "steady_s", "peak_gb", "but_network_s", "seconds", "import_s", "first_slice_s")
+LOWER = ("first_s", "steady_s", "peak_gb", "all_but_network_s", "seconds", "import_s", "first_slice_s")
 
 
 def ratios(rows: list[dict]) -> list[dict]:
@@ -124,6 +124,21 @@ def _slices(found: dict) -> str:
     return text
 
 
+def _profile(found: dict) -> str:
+    texts = []
+    for job in found["profile"]:
+        lines = [
+            [row["part"], number(1e3 * row["seconds"]), f"{100 * row['seconds'] / job['whole_s']:.0f} %"]
+            for row in job["rows"]
+        ]
+        lines.append(["all", number(1e3 * job["whole_s"]), ""])
+        texts.append(
+            f"## Where a slice's time goes, {job['device']}, {_threads(job['threads'])}\n\n"
+            + _table(["part of compact", "ms", "share"], lines)
+        )
+    return "\n\n".join(texts)
+
+
 def _volumes(found: dict) -> str:
     rows = found["volume"]
     heads = [f"{row['case']}, {row['device']}" for row in rows]
@@ -132,8 +147,8 @@ def _volumes(found: dict) -> str:
         [stage, *(number(row[kind][stage]) for row in rows for kind in ("first_s", "least_s"))]
         for stage in rows[0]["least_s"]
     ]
-    sums = [number(row["but_network_s"]) for row in rows]
-    lines.append(["all but network, weights and check", *(cell for total in sums for cell in ("", total))])
+    sums = [number(row["all_but_network_s"]) for row in rows]
+    lines.append(["all but network and weights", *(cell for total in sums for cell in ("", total))])
     for name in ("peak_gb", "volumes_gb"):
         label = "peak of memory (GB)" if name == "peak_gb" else "of it the volumes in and out (GB)"
         lines.append([label, *(cell for row in rows for cell in ("", number(row[name])))])
@@ -173,7 +188,14 @@ def _compared(found: dict) -> str:
     return f"## Before and after\n\n{_table(['figure', 'before', 'after', 'before / after'], lines)}"
 
 
-TABLES = {"slices": _slices, "volume": _volumes, "growth": _growth, "startup": _startup, "compared": _compared}
+TABLES = {
+    "slices": _slices,
+    "profile": _profile,
+    "volume": _volumes,
+    "growth": _growth,
+    "startup": _startup,
+    "compared": _compared,
+}
 
 
 def plot(found: dict, path: Path) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 
 from ..errors import FusionError
 from ..worker import THREADS
+from .profile import profile
 
 # What the process of one part runs; the current folder is no place for its modules.
 PROGRAM = (
@@ -57,8 +58,8 @@ STAGES = {
     "colour": ("colour",),
     "write": (),
 }
-# The weights once and judging how the two lie are told apart from what every voxel costs.
-NOT_COUNTED = ("weights", "check", "network")
+# The weights are read once, and bring torch with them.
+NOT_COUNTED = ("weights", "network")
 
 
 def measure(part: str, threads: int | None = None, **options: Any) -> dict:
@@ -339,7 +340,7 @@ def volume(threads: int, folder: str, case: str, *, device: str, rounds: int, ne
     found = {"case": case, "size": list(fused.size_ijk), "device": device, "threads": threads}
     found |= {"precision": precision[0], "first_s": runs[0], "least_s": least}
     found["volumes_gb"] = sum(v.voxels.nbytes for v in (*pair, fused)) / 1e9
-    found["but_network_s"] = sum(seconds for name, seconds in least.items() if name not in NOT_COUNTED)
+    found["all_but_network_s"] = sum(seconds for name, seconds in least.items() if name not in NOT_COUNTED)
     return found
 
 
@@ -422,6 +423,7 @@ def _python(code: str) -> str:
 PARTS = {
     "devices": _devices,
     "slices": slices,
+    "profile": profile,
     "alone": slices,
     "prepare": prepare,
     "volume": volume,
