@@ -19,6 +19,7 @@ VIEWS = ("Red", "Green", "Yellow")
 
 def main():
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "Resources" / "Screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
     import host
 
     application = host.start()

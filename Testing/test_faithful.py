@@ -6,6 +6,7 @@ import torch
 
 from ASFEFusionLib.research import faithful
 from ASFEFusionLib.research.baselines import average, maximum
+from ASFEFusionLib.research.cases import Case
 from ASFEFusionLib.research.data import Pairs
 
 
@@ -68,3 +69,26 @@ def test_what_a_shift_adds_is_seen(pairs):
     assert found[2]["extremes outside (%)"] == found[2]["edges in neither (%)"] == 0
     text = faithful.table({"CT-MRI": {"MAX": found}})
     assert "| CT-MRI | MAX | 0 | 0.000 | 0.000 | 0.000 | 1.000 |" in text
+
+
+def test_flicker_over_the_sources():
+    rng = np.random.default_rng(5)
+    a, b = rng.integers(0, 200, (2, 6, 16, 16)).astype(np.uint8)
+    case = Case("x", a, b, both=[0, 1, 2, 4, 5])
+    for fuse in (average, maximum):
+        whole, beyond = faithful.flicker(fuse, case)
+        assert 0.3 < whole < 1
+        assert beyond < 1e-6
+    assert faithful.flicker(lambda a, b: a, Case("x", a, a, case.both)) == pytest.approx((1, 0))
+    # The steps from 2 to 4 are none: a change between them counts nothing.
+    turned = iter(range(99))
+    light = Case("x", np.full_like(a, 50), np.full_like(a, 50), case.both)
+    assert faithful.flicker(lambda a, b: a + 0.1 * (next(turned) > 2), light) == (0, 0)
+    # Slices that are brighter by turns change by more than their sources do.
+    turned = iter(range(99))
+    whole, beyond = faithful.flicker(
+        lambda a, b: a / 2 + 0.5 * (next(turned) % 2), Case("x", a // 9, a // 9, case.both)
+    )
+    assert whole > 2
+    assert beyond > 1
+    assert "| x | ours | 1.500 | 0.250 |" in faithful.flicker_table({"x": {"ours": (1.5, 0.25)}})

@@ -1,11 +1,14 @@
 """Does a fusion show only what its sources do? Figures on the left-out cases.
 
-    python -m ASFEFusionLib.research.faithful DATA [--weights FILE] [--every 2]
+    python -m ASFEFusionLib.research.faithful DATA [--weights FILE] [--every 2] [--volumes FIRST SECOND ...]
 
 Extremes: pixels that are brighter or darker than all eight neighbours, and at which the fused slice lies outside
 [min(a, b), max(a, b)] by more than 2 % of the range. Edges in neither: of the fused slice's edges, those near which
 neither source has half as strong a one. Both again with the second source shifted, as by a poor registration: how the
 artefacts (Nabf) and the number of edges rise. The maximum of the sources stands beside it: it can invent nothing.
+
+Flicker, of pairs of volumes: what the fused one changes from slice to slice, all voxels together, over the greater of
+its sources' changes at each voxel. The mean, maximum or minimum of the sources have at most 1.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from tqdm import tqdm
 
 from . import metrics
 from .baselines import maximum
+from .cases import Case, Reading, load, read_case, stem
 from .data import Pairs, read_pairs
 from .validate import Fuse
 
@@ -80,6 +84,31 @@ def judge(fuse: Fuse, pairs: Pairs, bar: bool = False) -> dict[int, dict[str, fl
     return {shift: dict(zip(SHOWN, mean.tolist(), strict=True)) for shift, mean in means.items()}
 
 
+@torch.no_grad()
+def flicker(fuse: Fuse, case: Case) -> tuple[float, float]:
+    """Of a pair of volumes: fused change over that of the sources, and its part beyond theirs (`metrics.flicker`)."""
+    change = sources = beyond = 0.0
+    last = None
+    for index in case.both:
+        a, b = (torch.from_numpy(x[index]).float().div(255)[None, None] for x in (case.a, case.b))
+        f = fuse(a, b).clamp(0, 1)
+        if last is not None and last[0] == index - 1:
+            da, db, df = ((now - before).abs() for now, before in zip((a, b, f), last[1], strict=True))
+            greater = torch.maximum(da, db)
+            change, sources = change + float(df.sum()), sources + float(greater.sum())
+            beyond += float((df - greater).clamp(min=0).sum())
+        last = index, (a, b, f)
+    return change / max(sources, 1e-9), beyond / max(sources, 1e-9)
+
+
+def flicker_table(found: dict[str, dict[str, tuple[float, float]]]) -> str:
+    """Markdown of {volumes: {method: `flicker`}}."""
+    lines = ["| volumes | method | change over the sources' | beyond the sources' |", "|---" * 4 + "|"]
+    for name, methods in found.items():
+        lines += [f"| {name} | {method} | {whole:.3f} | {part:.3f} |" for method, (whole, part) in methods.items()]
+    return "\n".join(lines)
+
+
 def table(found: dict[str, dict[str, dict[int, dict[str, float]]]]) -> str:
     """Markdown of {task: {method: `judge`}}."""
     lines = [f"| task | method | shift (pixels) | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 3) + "|"]
@@ -96,16 +125,23 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with CT-MRI, PET-MRI, SPECT-MRI")
     parser.add_argument("--weights", help="file or name of weights (default: the shipped ones)")
     parser.add_argument("--every", type=int, default=1, help="take each n-th slice")
+    parser.add_argument("--volumes", nargs="+", type=Path, default=[], help="pairs of volumes for the flicker")
     options = parser.parse_args()
-    from ..network import load
+    from .. import network
 
-    net = load(options.weights)
+    net = network.load(options.weights)
     methods = {"ours": net, "MAX": maximum}
     found = {
         task.task: {name: judge(fuse, task, bar=True) for name, fuse in methods.items()}
         for task in read_pairs(options.data, left_out=True, every=options.every)
     }
     print(f"{net.weights_name} {net.weights_hash}\n{table(found)}")
+    flickers = {}
+    for first, second in zip(options.volumes[::2], options.volumes[1::2], strict=True):
+        case = read_case(f"{stem(first)}, {stem(second)}", load(first), load(second), Reading())
+        flickers[case.name] = {name: flicker(fuse, case) for name, fuse in methods.items()}
+    if flickers:
+        print(flicker_table(flickers))
 
 
 if __name__ == "__main__":
