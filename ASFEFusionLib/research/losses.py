@@ -32,23 +32,23 @@ FIRST_WEIGHTS = {
 # Found on left-out cases, mostly without a network, see `frontier` and Testing/benchmarks/training_runs.md.
 WEIGHTS = {
     "max": 1.0,
-    "bright": 80.0,
+    "bright": 100.0,
     "gradient": 8.0,
     "ssim": 11.0,
-    "qabf": 16.0,
+    "qabf": 12.0,
     "mef": 12.0,
-    "cc": 28.0,
+    "cc": 24.0,
     "scd": 2.5,
     "sd": 4.0,
     "sf": 3.0,
-    "vif": 2.5,
-    "nabf": 30.0,
-    "steady": 40.0,
+    "vif": 2.0,
+    "nabf": 20.0,
+    "steady": 60.0,
 }
 # Of the published terms, as published.
 PAPER_WEIGHTS = {"content": 0.5, "structure": 0.5, "ssim": 1.0}
 # Fusion artefacts below this cost nothing.
-NABF_FREE = 0.006
+NABF_FREE = 0.008
 # Spatial frequency is rewarded up to this part of that of the stronger of the sources' differences.
 FREQUENCY = 0.96
 # Standard deviation is rewarded up to this multiple of the maximum's.
