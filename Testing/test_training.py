@@ -1,6 +1,7 @@
 """Training: the split, the batches, resume, and weights that load."""
 
 import csv
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,8 @@ from PIL import Image
 from ASFEFusionLib.__main__ import main
 from ASFEFusionLib.commands import train as command
 from ASFEFusionLib.network import CONFIGS, PAPER, WIDE, load
+from ASFEFusionLib.network.sfef import SFEF
+from ASFEFusionLib.research.ablate import leave_out
 from ASFEFusionLib.research.baselines import BASELINES
 from ASFEFusionLib.research.data import (
     LEFT_OUT,
@@ -185,6 +188,15 @@ def test_a_few_steps_lower_the_published_loss(data, small_paper, tmp_path):
     assert trainer.settings.steps == 2000
     losses = [trainer.one_step()["loss"] for _ in range(6)]
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_a_change_of_the_network_comes_before_its_training(data, tmp_path):
+    pairs = read_pairs(data, left_out=False, tasks=["CT-MRI"])
+    settings = TrainSettings(str(data), str(tmp_path), steps=2)
+    trainer = Trainer(settings, pairs, [], lambda net: leave_out(net, ("sfef",)))
+    assert math.isfinite(trainer.one_step()["loss"])
+    for net in (trainer.net, trainer.averaged):
+        assert not any(isinstance(module, SFEF) for module in net.modules())
 
 
 def test_moments_that_are_forgotten_make_steps_of_the_gradients_sign(data, small_paper, tmp_path):
