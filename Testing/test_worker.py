@@ -283,7 +283,8 @@ worker.Worker.fuse = probe
     assert torch == min(expected, os.cpu_count())
     assert itk <= most
     assert set(limits) == {str(most)}
-    assert nice >= worker.NICENESS or os.name == "nt"
+    # As much nicer as it should be than whoever started it.
+    assert os.name == "nt" or nice >= min(19, os.nice(0) + worker.NICENESS)
 
 
 def test_warm_loads_ahead(serve, job):
