@@ -8,8 +8,8 @@ from ASFEFusionLib.network.decoder import ALLOWANCE
 from ASFEFusionLib.research import metrics
 from ASFEFusionLib.research.baselines import BASELINES
 from ASFEFusionLib.research.data import Pairs
-from ASFEFusionLib.research.frontier import best_blend, frontier
-from ASFEFusionLib.research.losses import LOSSES, Loss, fusion_losses, total
+from ASFEFusionLib.research.frontier import BRIGHT, SMALL, SmoothRanks, best_blend, frontier, of_loss, some
+from ASFEFusionLib.research.losses import LOSSES, WEIGHTS, fusion_losses, total
 from ASFEFusionLib.research.validate import RANKED, ranks_among, ranks_text
 
 
@@ -23,7 +23,7 @@ def pairs():
 def test_the_best_blend_under_a_loss_that_is_known(pairs):
     """L1 to the maximum alone is least in the maximum itself."""
     a, b = pairs.tensors()
-    best = best_blend(a, b, (a + b) / 2, Loss(fusion_losses, {"max": 1.0}), 80)
+    best = best_blend(a, b, (a + b) / 2, lambda f, step: (f - torch.maximum(a, b)).abs().mean(), 80)
     assert (best - torch.maximum(a, b)).abs().mean() < 0.02
     assert (best <= torch.maximum(a, b) + ALLOWANCE + 1e-6).all()
 
@@ -31,21 +31,59 @@ def test_the_best_blend_under_a_loss_that_is_known(pairs):
 def test_the_start_is_kept_where_nothing_is_won(pairs):
     a, b = pairs.tensors()
     start = 0.3 * a + 0.7 * b
-    best = best_blend(a, b, start, Loss(lambda a, b, f, step: {"none": 0 * f.mean()}, {"none": 1.0}), 1)
+    best = best_blend(a, b, start, lambda f, step: 0 * f.mean(), 1)
     assert (best - start).abs().max() < 0.05
 
 
 def test_it_is_better_than_where_it_began(pairs):
     a, b = pairs.tensors()
-    loss = LOSSES["ours"]
     start = BASELINES["AVG"](a, b)
-    before, after = (
-        float(total(loss.terms(a, b, f, 0), loss.weights)) for f in (start, best_blend(a, b, start, loss, 30))
-    )
-    assert after < before - 1
-    first, best = frontier(BASELINES["AVG"], pairs, loss, 30)
+    ours = of_loss(LOSSES["ours"], "SPECT-MRI")
+    value = ours(a, b, start)
+    best = best_blend(a, b, start, value, 30)
+    spect = torch.tensor([2, 2])
+    assert value(best, 0) == total(fusion_losses(a, b, best, 0), WEIGHTS, spect) < value(start, 0) - 1
+    first, last, again = frontier(BASELINES["AVG"], pairs, ours, 30)
+    assert torch.equal(again, best)
     assert first["Qabf"] == pytest.approx(float(metrics.qabf(a, b, (start * 255).round() / 255).mean()), abs=1e-6)
-    assert best["SD"] > first["SD"]
+    assert last["SD"] > first["SD"]
+
+
+def test_smooth_ranks(pairs):
+    """Close to a step, they are the ranks; a shift of the start's means shifts what is compared."""
+    a, b = pairs.tensors()
+    start = BASELINES["AVG"](a, b)
+    found = {name: float(values.mean()) for name, values in metrics.score(a, b, start, SMALL).items()}
+    # Well apart, for the better.
+    step = {name: 3 * SMALL[name] * (-1 if name in metrics.LOWER else 1) for name in SMALL}
+    peers = [{name: found[name] + n * step[name] for name in SMALL} for n in (-2, -1, 1)]
+    ranks = SmoothRanks(a, b, start, found, peers, 2)
+    bright = BRIGHT * (torch.maximum(a, b) ** 4 * torch.relu(torch.maximum(a, b) - start)).mean()
+    assert float(ranks(start, 1) - bright) == pytest.approx(len(SMALL), abs=0.3)  # one is better in each
+    better = {name: found[name] + 2 * step[name] for name in SMALL}
+    assert float(SmoothRanks(a, b, start, better, peers, 2)(start, 1) - bright) == pytest.approx(0, abs=0.3)
+    # Early steps look further: the ranks are less sharp.
+    assert float(ranks(start, 0) - bright) > len(SMALL) + 0.5
+
+
+def test_the_slopes_are_those_of_the_ranks(pairs):
+    a, b = pairs.tensors()
+    start = BASELINES["AVG"](a, b)
+    found = {name: float(values.mean()) for name, values in metrics.score(a, b, start, SMALL).items()}
+    # One peer as good: the slope of the sigmoid is 1/4 of its width there. Of a peer far off nothing is to be won.
+    near = found | {"CC": found["CC"] + 1}
+    slopes = SmoothRanks(a, b, start, found, [near], 2).slopes(start, 2.0)
+    assert slopes["VIF"] == pytest.approx(1 / (8 * SMALL["VIF"]), rel=1e-3)
+    assert slopes["CC"] < 1e-6
+    brightest = 255 * torch.maximum(a, b).flatten(1).std(1, unbiased=False).mean()
+    assert slopes["SD"] == pytest.approx(float(brightest) / (8 * SMALL["SD"]), rel=1e-3)
+
+
+def test_fewer_pairs_evenly(pairs):
+    many = Pairs("CT-MRI", list("abcdef"), *(np.arange(6)[:, None, None] for _ in range(3)))
+    assert some(many, 3).names == ["b", "d", "f"]
+    assert some(many, 3).rgb[:, 0, 0].tolist() == [1, 3, 5]
+    assert some(pairs, 9).names == pairs.names
 
 
 def test_ranks_among_peers():

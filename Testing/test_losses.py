@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from ASFEFusionLib.research import metrics
+from ASFEFusionLib.research.data import TASKS
 from ASFEFusionLib.research.losses import (
     FREQUENCY,
     LOSSES,
     PAPER_WEIGHTS,
+    WEIGHTS,
     padded_ssim,
     paper_losses,
     structure_tensor,
@@ -93,13 +95,23 @@ def test_our_own_simple_terms():
     flat = LOSSES["ours"].terms(a, b, b, 0)
     assert flat["sd"].item() == pytest.approx(0, abs=1e-2)
     assert flat["sf"].item() == pytest.approx(FREQUENCY, abs=1e-2)
-    assert terms["sf"].item() == 0
+    assert terms["sf"].item() == pytest.approx(FREQUENCY - 1)
+    assert LOSSES["ours"].terms(a, b, 1.1 * a, 0)["sf"].item() == 0  # sharper than that: no more is won
     assert terms["cc"].item() == pytest.approx(-metrics.cc(a, b, a).item())
 
 
 def test_what_has_no_weight_counts_nothing():
     terms = {"max": torch.tensor(2.0), "cc": torch.tensor(5.0)}
     assert total(terms, {"max": 3.0}).item() == 6
+
+
+def test_weights_by_task():
+    terms = {"max": torch.tensor([1.0, 10.0, 100.0]), "cc": torch.tensor([2.0, 2.0, 5.0]), "content": torch.tensor(7.0)}
+    weights = {"max": (2.0, 3.0, 5.0), "cc": 10.0, "content": 1.0}
+    tasks = torch.tensor([2, 0, 1])
+    assert total(terms, weights, tasks).item() == pytest.approx((5 + 20 + 300) / 3 + 30 + 7)
+    assert total(terms, weights).item() == pytest.approx(2 * 37 + 30 + 7)  # without tasks: the first of them
+    assert all(len(weight) == len(TASKS) for weight in WEIGHTS.values() if isinstance(weight, tuple))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -111,8 +123,8 @@ def test_gradients(name):
     step = 1e-6
     there, back = (LOSSES[name].terms(a, b, (f + sign * step * way).detach(), 0) for sign in (1, -1))
     for term, value in LOSSES[name].terms(a, b, f, 0).items():
-        slope = (torch.autograd.grad(value, f)[0] * way).sum().item()
-        assert slope == pytest.approx((there[term] - back[term]).item() / (2 * step), rel=1e-3, abs=1e-6), term
+        slope = (torch.autograd.grad(value.sum(), f)[0] * way).sum().item()
+        assert slope == pytest.approx((there[term] - back[term]).sum().item() / (2 * step), rel=1e-3, abs=1e-6), term
         assert term == "nabf" or abs(slope) > 1e-4, term
 
 
@@ -140,6 +152,6 @@ def test_a_few_steps_down_each_loss(name, steps, rate):
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-        ssims.append(terms["ssim"].item())
+        ssims.append(terms["ssim"].mean().item())
     assert losses[-1] < losses[0] - 0.2 * abs(losses[0])
     assert name != "paper" or ssims[-1] < 0.8 * ssims[0]

@@ -16,7 +16,10 @@ from ASFEFusionLib.network.sfef import SFEF
 from ASFEFusionLib.research.ablate import leave_out
 from ASFEFusionLib.research.baselines import BASELINES
 from ASFEFusionLib.research.data import (
+    CROPS,
+    IN_PARTS,
     LEFT_OUT,
+    MOSTLY_WHOLE,
     TASKS,
     Pairs,
     batch,
@@ -75,15 +78,37 @@ def test_a_batch_is_a_function_of_its_seed(data):
     for seed in range(12):
         one = batch(pairs, torch.Generator().manual_seed(seed))
         again = batch(pairs, torch.Generator().manual_seed(seed))
-        for x, y in zip(one, again, strict=True):
-            assert torch.equal(x, y)
-            assert x.shape[1] == 1
-            assert 0 <= x.min() <= x.max() <= 1
+        assert all(torch.equal(x, y) for x, y in zip(one, again, strict=True))
+        a, b, tasks = one
+        assert a.shape == b.shape == (len(tasks), 1, *a.shape[2:])
+        assert all(0 <= x.min() <= x.max() <= 1 for x in (a, b))
+
+
+def test_a_batch_tells_the_task_of_each_pair(data, monkeypatch):
+    """Also when only some of the tasks are trained: the place is that among all."""
+    monkeypatch.setattr("ASFEFusionLib.research.data._intensity", lambda image, rng: image)
+    chosen = read_pairs(data, left_out=False, tasks=["PET-MRI", "SPECT-MRI"])
+    levels = {"PET-MRI": 100, "SPECT-MRI": 200}
+    pairs = [replace(task, a=np.full_like(task.a, levels[task.task])) for task in chosen]
+    seen = set()
+    for seed in range(10):
+        a, _, tasks = batch(pairs, torch.Generator().manual_seed(seed))
+        seen |= set(zip((a.flatten(1).amax(1) * 255).round().int().tolist(), tasks.tolist(), strict=True))
+    assert seen == {(100, 1), (200, 2)}
+
+
+@pytest.mark.parametrize("shares", [IN_PARTS, MOSTLY_WHOLE])
+def test_how_often_each_crop_comes(data, shares):
+    pairs = read_pairs(data, left_out=False)
+    sides = [batch(pairs, torch.Generator().manual_seed(seed), shares)[0].shape[-1] for seed in range(120)]
+    for side, share in zip(CROPS, shares, strict=True):
+        assert sides.count(side) / 120 == pytest.approx(share, abs=0.12)
 
 
 def test_losses_fall_for_the_better_picture(data):
     a, b = read_pairs(data, left_out=False)[0].tensors()
-    good, bad = (float(total(fusion_losses(a, b, f, 0))) for f in (BASELINES["MAX"](a, b), BASELINES["AVG"](a, b)))
+    pictures = (BASELINES[name](a, b) for name in ("MAX", "AVG"))
+    good, bad = (float(total(fusion_losses(a, b, f, 0), WEIGHTS)) for f in pictures)
     assert good < bad
     assert set(fusion_losses(a, b, a, 0)) == set(WEIGHTS) - {"steady"} >= set(FIRST_WEIGHTS)
 

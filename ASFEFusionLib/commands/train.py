@@ -39,13 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train on these pairs: one for a model of its own, as published; default: all, one model for them",
     )
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=positive, help="default: 9000 (first), 1600 (ours), 2000 epochs (paper)")
+    length.add_argument("--steps", type=positive, help="default: 9000 (first and ours), 2000 epochs (paper)")
     length.add_argument("--epochs", type=positive, help="in place of steps, where batches are of whole slices")
     parser.add_argument("--batch", type=positive, help="whole slices in a batch; default: crops; --preset paper: 4")
     parser.add_argument(
         "--rate",
         type=positive_number,
-        help="greatest learning rate; default: 2e-3 (first), 1e-3 (ours), 2e-4 (paper)",
+        help="greatest learning rate; default: 2e-3 (first), 1.5e-3 (ours), 2e-4 (paper)",
     )
     parser.add_argument(
         "--forget", action="store_true", help="new optimiser moments each step, as the authors' code has it"

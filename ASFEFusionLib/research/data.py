@@ -21,6 +21,9 @@ TASKS = {"CT-MRI": "CT", "PET-MRI": "PET", "SPECT-MRI": "SPECT"}
 LEFT_OUT = {"CT-MRI": {34, 41}, "PET-MRI": {30}, "SPECT-MRI": {9, 36}}
 # Pairs in a batch by the side of the crop: the pixels of a step stay about the same.
 CROPS = {128: 8, 192: 4, 256: 2}
+# How often each of them comes: parts of slices at first; then mostly whole slices, as correlations and spread, which
+# are of a whole picture, are not those of its parts.
+IN_PARTS, MOSTLY_WHOLE = (0.6, 0.25, 0.15), (0.1, 0.15, 0.75)
 # Side of the slices that the published training sees whole.
 WHOLE = 256
 
@@ -123,13 +126,17 @@ def _intensity(image: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     return image
 
 
-def batch(pairs: list[Pairs], rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(
+    pairs: list[Pairs], rng: torch.Generator, shares: Sequence[float] = IN_PARTS
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """One training batch a, b (n, 1, side, side) in [0, 1]: all tasks alike often, one crop size.
+
+    `shares`: how often each of `CROPS` comes. Third, the task of each pair (n,): its place in `TASKS`.
 
     Everything random comes from `rng`, so that a batch is a function of its seed.
     """
-    side = list(CROPS)[int(torch.multinomial(torch.tensor([0.6, 0.25, 0.15]), 1, generator=rng))]
-    first, second = [], []
+    side = list(CROPS)[int(torch.multinomial(torch.tensor(shares), 1, generator=rng))]
+    first, second, tasks = [], [], []
     start = int(torch.randint(0, len(pairs), (), generator=rng))
     for turn in range(start, start + CROPS[side]):
         # Tasks in turn from a random start: small batches hold different ones too.
@@ -139,7 +146,9 @@ def batch(pairs: list[Pairs], rng: torch.Generator) -> tuple[torch.Tensor, torch
         pair = _geometry(pair, side, rng)
         first.append(_intensity(pair[0], rng))
         second.append(_intensity(pair[1], rng))
-    return torch.stack(first)[:, None].contiguous(), torch.stack(second)[:, None].contiguous()
+        tasks.append(list(TASKS).index(task.task))
+    a, b = (torch.stack(slices)[:, None].contiguous() for slices in (first, second))
+    return a, b, torch.tensor(tasks)
 
 
 def whole_batch(pairs: list[Pairs], seed: int, step: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,16 +1,19 @@
 """How good a blend can be at all: the fused slices themselves are changed until a loss is least, without a network.
 
-    python -m ASFEFusionLib.research.frontier DATA [--peers FILE] [--loss ours] [--weights '{"cc": 10}']
+    python -m ASFEFusionLib.research.frontier DATA [--peers FILE [--ranks]] [--loss ours] [--weights '{"cc": 10}']
 
 What comes out is what a network under the same loss can reach at most, within minutes instead of hours: it shows which
 loss is worth a training, and how far a trained network is from its loss's best (Testing/benchmarks/training_runs.md).
+With `--ranks` the loss is the sum of the ranks themselves, smoothed; its slopes say what each metric is worth in each
+task, which is where `losses.WEIGHTS` come from.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,19 +22,40 @@ from tqdm import trange
 from ..network.decoder import RESIDUAL, blend
 from . import metrics
 from .data import TASKS, Pairs, read_pairs
-from .losses import LOSSES, Loss, total
-from .validate import RANKED, Fuse, ranks_among, ranks_text
+from .losses import LOSSES, Loss, deviation, differences, frequency, stronger, total
+from .validate import RANKED, Fuse, ranks_among, ranks_text, validate
 
+Value = Callable[[torch.Tensor, int], torch.Tensor]
+# Of the two sources and the start.
+Make = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Value]
+Means = dict[str, float]
 # First and last rate of Adam on the logits of the weight and of the residual.
-RATE, LAST = 0.15, 0.01
+RATE, LAST = 0.15, 0.005
 # Where the sources differ by less, the weight says nothing.
 ALIKE = 0.02
+# A difference in each metric that a reader of the tables would call small; the ranks are smoothed by multiples of it.
+SMALL = {
+    "SD": 0.8,
+    "SF": 0.5,
+    "VIF": 0.03,
+    "CC": 0.004,
+    "SCD": 0.03,
+    "Qabf": 0.01,
+    "Nabf": 0.001,
+    "SSIM": 0.001,
+    "MEFSSIM": 0.002,
+}
+# The multiples, from the first step to the last: far off methods draw at first, in the end only the nearest ones.
+SMOOTH = (4.0, 0.5)
+# Weight of the term that keeps bone white, beside ranks.
+BRIGHT = 100.0
 
 
-def best_blend(a: torch.Tensor, b: torch.Tensor, start: torch.Tensor, loss: Loss, steps: int) -> torch.Tensor:
-    """The fused slices of least loss, or nearly, that the network's head could make of a and b (N, 1, H, W) in [0, 1].
+def best_blend(a: torch.Tensor, b: torch.Tensor, start: torch.Tensor, value: Value, steps: int) -> torch.Tensor:
+    """The fused slices of least `value`, or nearly, that the network's head could make of a and b.
 
-    From `start` (N, 1, H, W) by `steps` steps of Adam, with the weight and residual of each pixel free.
+    a, b (N, 1, H, W) in [0, 1]. From `start` (N, 1, H, W) by `steps` steps of Adam, with the weight and residual of
+    each pixel free. `value`: of the fused slices and the number of the step.
     """
     apart = (a - b).abs() > ALIKE
     weight = torch.where(apart, (start - b) / torch.where(apart, a - b, 1.0), 0.5).clamp(0.03, 0.97)
@@ -44,22 +68,110 @@ def best_blend(a: torch.Tensor, b: torch.Tensor, start: torch.Tensor, loss: Loss
         return blend(a, b, torch.sigmoid(logit), RESIDUAL * torch.tanh(residual))
 
     for step in trange(steps, leave=False):
-        value = total(loss.terms(a, b, picture(), step), loss.weights)
         optimiser.zero_grad()
-        value.backward()
+        value(picture(), step).backward()
         optimiser.step()
         schedule.step()
     return picture().detach()
 
 
-def frontier(fuse: Fuse, pairs: Pairs, loss: Loss, steps: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean of each ranked metric of `fuse`, and of the best blend that starts there, rounded to 8 bits."""
+@dataclass
+class SmoothRanks:
+    """The ranks of fused slices among peers, summed over the metrics of `SMALL`, as a value with a gradient.
+
+    As some slices differ from the mean of all, what counts is how far they are from those of `start`: that much is
+    added to `means`, which the start has over all left-out slices.
+    """
+
+    a: torch.Tensor  # (N, 1, H, W) in [0, 1], as b and start
+    b: torch.Tensor
+    start: torch.Tensor
+    means: Means
+    peers: list[Means]  # of the same task
+    steps: int  # over which `SMOOTH` goes
+
+    def __post_init__(self) -> None:
+        self._values = {name: torch.tensor([peer[name] for peer in self.peers]) for name in SMALL}
+        self._brighter = torch.maximum(self.a, self.b)
+        with torch.no_grad():
+            self._first = self._metrics(self.start)
+
+    def _metrics(self, f: torch.Tensor) -> dict[str, torch.Tensor]:
+        a, b = self.a, self.b
+        found = {
+            "SD": 255 * deviation(f),
+            "SF": 255 * frequency(differences(f)),
+            "VIF": metrics.vif_pair(a, b, f),
+            "CC": metrics.cc(a, b, f),
+            "SCD": metrics.scd(a, b, f),
+            "Qabf": metrics.qabf(a, b, f),
+            "Nabf": metrics.nabf(a, b, f),
+            "SSIM": metrics.ssim_pair(a, b, f),
+            "MEFSSIM": metrics.mef_ssim(a, b, f),
+        }
+        return {name: values.mean() for name, values in found.items()}
+
+    def _ranks(self, f: torch.Tensor, smooth: float) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """{metric: (its mean, how many peers are better)}."""
+        result = {}
+        for name, value in self._metrics(f).items():
+            sign = -1 if name in metrics.LOWER else 1
+            ahead = sign * (self._values[name] - (self.means[name] + value - self._first[name]))
+            result[name] = value, torch.sigmoid(ahead / (SMALL[name] * smooth)).sum()
+        return result
+
+    def __call__(self, f: torch.Tensor, step: int) -> torch.Tensor:
+        first, last = SMOOTH
+        smooth = first * (last / first) ** (step / max(1, self.steps - 1))
+        dark = (self._brighter**4 * torch.relu(self._brighter - f)).mean()
+        return sum(rank for _, rank in self._ranks(f, smooth).values()) + BRIGHT * dark
+
+    def slopes(self, f: torch.Tensor, smooth: float = 1.0) -> Means:
+        """How many ranks the fused slices f win for a unit of each metric; SD and SF in parts of the sources' own."""
+        strongest = stronger(differences(self.a), differences(self.b))
+        units = {"SD": 255 * deviation(self._brighter).mean(), "SF": 255 * frequency(strongest).mean()}
+        f = f.detach().requires_grad_()
+        return {
+            name: float(torch.autograd.grad(rank, value, retain_graph=True)[0].abs() * units.get(name, 1.0))
+            for name, (value, rank) in self._ranks(f, smooth).items()
+        }
+
+
+def of_ranks(means: Means, peers: list[Means], steps: int) -> Make:
+    """`SmoothRanks` of whichever slices."""
+    return lambda a, b, start: SmoothRanks(a, b, start, means, peers, steps)
+
+
+def of_loss(loss: Loss, task: str) -> Make:
+    """A training's loss, as slices of `task` have it."""
+    place = torch.tensor(list(TASKS).index(task))
+    return lambda a, b, start: lambda f, step: total(loss.terms(a, b, f, step), loss.weights, place.expand(len(a)))
+
+
+def frontier(fuse: Fuse, pairs: Pairs, value: Make, steps: int) -> tuple[Means, Means, torch.Tensor]:
+    """Mean of each ranked metric of `fuse`, and of the best blend that starts there, rounded to 8 bits; that blend.
+
+    `value` makes what the blend should have little of: `of_ranks`, `of_loss`.
+    """
     a, b = pairs.tensors()
     with torch.no_grad():
         start = fuse(a, b)
-    best = best_blend(a, b, start, loss, steps)
+    best = best_blend(a, b, start, value(a, b, start), steps)
     rounded = (x.clamp(0, 1).mul(255).round().div(255) for x in (start, best))
-    return tuple({n: float(v.mean()) for n, v in metrics.score(a, b, x, RANKED).items()} for x in rounded)
+    first, last = ({n: float(v.mean()) for n, v in metrics.score(a, b, x, RANKED).items()} for x in rounded)
+    return first, last, best
+
+
+def some(pairs: Pairs, count: int) -> Pairs:
+    """`count` pairs, or all if there are fewer, evenly from all."""
+    count = min(count, len(pairs.names))
+    chosen = [int((i + 0.5) * len(pairs.names) / count) for i in range(count)]
+    taken = {name: getattr(pairs, name)[chosen] for name in ("a", "b", "rgb")}
+    return replace(pairs, names=[pairs.names[i] for i in chosen], **taken)
+
+
+def _line(name: str, task: str, values: Means) -> str:
+    return f"{name} {task} " + " ".join(f"{metric} {value:.4g}" for metric, value in values.items())
 
 
 def main() -> None:
@@ -71,26 +183,31 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--count", type=int, default=6, help="pairs a task, evenly from the left-out ones")
     parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--peers", type=Path, help="as of research.validate; ranks of a few pairs: a rough guide")
+    parser.add_argument("--peers", type=Path, help="as of research.validate")
+    parser.add_argument("--ranks", action="store_true", help="the ranks as the loss, and what they are worth")
     options = parser.parse_args()
     from ..network import load
 
+    if options.ranks and not options.peers:
+        parser.error("--ranks needs --peers")
     net, loss = load(options.network), LOSSES[options.loss]
     loss = loss._replace(weights=loss.weights | options.weights)
-    found = {"start": {}, "best": {}}
+    peers = json.loads(options.peers.read_text(encoding="utf-8"))["scores"] if options.peers else {}
     for task in read_pairs(options.data, left_out=True, tasks=options.tasks):
-        count = min(options.count, len(task.names))
-        chosen = [int((i + 0.5) * len(task.names) / count) for i in range(count)]
-        some = replace(
-            task, names=[task.names[i] for i in chosen], **{n: getattr(task, n)[chosen] for n in ("a", "b", "rgb")}
-        )
-        found["start"][task.task], found["best"][task.task] = frontier(net, some, loss, options.steps)
-    for name, means in found.items():
-        print(name)
-        for task, values in means.items():
-            print(task, " ".join(f"{metric} {value:.3f}" for metric, value in values.items()))
-        if options.peers:
-            print(ranks_text(ranks_among(means, json.loads(options.peers.read_text(encoding="utf-8"))["scores"])))
+        others = [scores[task.task] for scores in peers.values() if task.task in scores]
+        means = validate(net, [task], bar=True)[task.task] if peers else {}
+        value = of_ranks(means, others, options.steps) if options.ranks else of_loss(loss, task.task)
+        few = some(task, options.count)
+        first, last, best = frontier(net, few, value, options.steps)
+        print(_line("start", task.task, first))
+        print(_line("best", task.task, last))
+        if peers:
+            # What was won on some slices, added to where the network stands over all.
+            reached = {name: means[name] + last[name] - first[name] for name in RANKED}
+            print(ranks_text(ranks_among({task.task: reached}, peers)))
+        if options.ranks:
+            a, b = few.tensors()
+            print(_line("slopes", task.task, SmoothRanks(a, b, best, reached, others, 1).slopes(best)))
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def main() -> None:
 
     net = load(options.weights)
     pairs = read_pairs(options.data, left_out=False, every=10)
-    pictures = [batch(pairs, torch.Generator().manual_seed(seed)) for seed in range(BATCHES)]
+    pictures = [batch(pairs, torch.Generator().manual_seed(seed))[:2] for seed in range(BATCHES)]
     narrow = narrowed(net, COMPACT.channels[1], pictures)
     save(options.output, narrow, {"narrowed from": f"{net.weights_name}, SHA-256 {net.weights_hash}"})
     with torch.inference_mode():

@@ -22,13 +22,13 @@ from tqdm import tqdm
 from ..errors import FusionError
 from ..network import CONFIGS, ASFEFusion
 from ..network.weights import load, save
-from .data import LEFT_OUT, TASKS, Pairs, batch, steps_of_epoch, whole_batch
+from .data import IN_PARTS, LEFT_OUT, MOSTLY_WHOLE, TASKS, Pairs, batch, steps_of_epoch, whole_batch
 from .losses import LOSSES, total
 from .validate import sample_picture, table, validate
 
 CHECKPOINT = "checkpoint.pt"
 # What may not change within a run: the schedule and the batches hang on it.
-FIXED = ("steps", "rate", "seed", "config", "loss", "tasks", "batch", "constant", "forget", "clip")
+FIXED = ("steps", "rate", "seed", "config", "loss", "tasks", "batch", "shares", "constant", "forget", "clip")
 
 
 @dataclass
@@ -52,6 +52,7 @@ class TrainSettings:
     loss: str = "ours"  # a key of `losses.LOSSES`
     tasks: tuple[str, ...] = tuple(TASKS)  # of which the pairs are: one modality pair, or a unified model of several
     batch: int = 0  # whole slices in a batch, stretched to [0, 1]; 0: crops, varied (`data.batch`)
+    shares: tuple[float, ...] = IN_PARTS  # how often each of `data.CROPS` comes
     epochs: int = 0
     constant: bool = False  # the rate stays; else it warms up and falls along a cosine
     average: bool = True  # weights.pt holds an exponential mean over the steps, not the last step's weights
@@ -70,7 +71,7 @@ class TrainSettings:
 # AdamW, and without moments it is nearly the sign of the gradient.
 PRESETS: dict[str, dict[str, object]] = {
     "first": {"loss": "first", "config": "wide"},
-    "ours": {"steps": 1600, "rate": 1e-3},
+    "ours": {"steps": 9000, "rate": 1.5e-3, "shares": MOSTLY_WHOLE},
     "paper": {
         "config": "paper",
         "loss": "paper",
@@ -212,11 +213,14 @@ class Trainer:
     def one_step(self) -> dict[str, float]:
         """One batch; a step whose gradient is not finite is left out, so that one bad batch ends no run."""
         settings = self.settings
+        tasks = None
         if settings.batch:
-            pair = whole_batch(self.pairs, settings.seed, self.step, settings.batch)
+            a, b = whole_batch(self.pairs, settings.seed, self.step, settings.batch)
         else:
-            pair = batch(self.pairs, torch.Generator().manual_seed(settings.seed * 1_000_003 + self.step))
-        a, b = (x.to(self.device, memory_format=torch.channels_last) for x in pair)
+            rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.step)
+            a, b, tasks = batch(self.pairs, rng, settings.shares)
+            tasks = tasks.to(self.device)
+        a, b = (x.to(self.device, memory_format=torch.channels_last) for x in (a, b))
         self._to_train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.reduced):
             f = self.net(a, b)
@@ -227,7 +231,7 @@ class Trainer:
         if part:
             terms["steady"] = (again.float() - f[::2][part].float()).abs().mean()
         terms = {name: value for name, value in terms.items() if name in self.loss.weights}
-        loss = total(terms, self.loss.weights)
+        loss = total(terms, self.loss.weights, tasks)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), settings.clip or math.inf)
@@ -238,7 +242,8 @@ class Trainer:
             self.averaged.update_parameters(self.net)
         self.schedule.step()
         self.step += 1
-        return {"loss": float(loss.detach()), "norm": float(norm)} | {k: float(v.detach()) for k, v in terms.items()}
+        means = {name: float(value.detach().mean()) for name, value in terms.items()}
+        return {"loss": float(loss.detach()), "norm": float(norm)} | means
 
     def _to_train(self) -> None:
         """Given weights keep the means of their batch norm: by these alone a part of a slice would look otherwise."""
