@@ -101,6 +101,18 @@ def test_qabf_of_a_fainter_edge():
     assert metrics.qabf(a, a, a / 2).item() == pytest.approx(wanted, abs=1e-6)
 
 
+def test_soft_nabf_tells_strong_edges_the_way_down():
+    """The published one says nothing of how near an edge is to being too strong; a narrow sigmoid comes to the same."""
+    a, b = slices()
+    f = torch.maximum(a, b) * 1.02
+    assert metrics.nabf(a, b, f, 1e-4).item() == pytest.approx(metrics.nabf(a, b, f).item(), rel=0.01)
+    f = (0.999 * a).requires_grad_()
+    assert metrics.nabf(a, b, f).item() == 0
+    metrics.nabf(a, b, f, 0.5).sum().backward()
+    # Less contrast, weaker edges: the sigmoid wins by it, and says so.
+    assert (f.grad * f.detach()).sum() > 0.01
+
+
 def test_invented_noise_raises_nabf():
     a, b = slices()
     f = torch.maximum(a, b)

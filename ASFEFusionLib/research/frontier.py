@@ -22,7 +22,7 @@ from tqdm import trange
 from ..network.decoder import RESIDUAL, blend
 from . import metrics
 from .data import TASKS, Pairs, read_pairs
-from .losses import LOSSES, Loss, deviation, differences, frequency, stronger, total
+from .losses import INVENTED, LOSSES, Loss, deviation, differences, frequency, stronger, total
 from .validate import RANKED, Fuse, ranks_among, ranks_text, validate
 
 Value = Callable[[torch.Tensor, int], torch.Tensor]
@@ -98,6 +98,7 @@ class SmoothRanks:
 
     def _metrics(self, f: torch.Tensor) -> dict[str, torch.Tensor]:
         a, b = self.a, self.b
+        soft = metrics.nabf(a, b, f, INVENTED)  # gives the gradient, not the value
         found = {
             "SD": 255 * deviation(f),
             "SF": 255 * frequency(differences(f)),
@@ -105,7 +106,7 @@ class SmoothRanks:
             "CC": metrics.cc(a, b, f),
             "SCD": metrics.scd(a, b, f),
             "Qabf": metrics.qabf(a, b, f),
-            "Nabf": metrics.nabf(a, b, f),
+            "Nabf": metrics.nabf(a, b, f).detach() + soft - soft.detach(),
             "SSIM": metrics.ssim_pair(a, b, f),
             "MEFSSIM": metrics.mef_ssim(a, b, f),
         }

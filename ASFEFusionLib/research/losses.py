@@ -53,6 +53,9 @@ WEIGHTS: Weights = {
 PAPER_WEIGHTS: Weights = {"content": 0.5, "structure": 0.5, "ssim": 1.0}
 # Spatial frequency is rewarded up to this part of that of the stronger of the sources' differences.
 FREQUENCY = 1.05
+# An edge counts as invented by a sigmoid of this width (Sobel / 8, 0 to 255) around the sources' own strength: Nabf
+# itself has no gradient there, and much of it is edges that are stronger by a hair.
+INVENTED = 0.5
 # Standard deviation is rewarded up to this multiple of the maximum's.
 SPREAD = 1.1
 
@@ -103,7 +106,7 @@ def fusion_losses(a: torch.Tensor, b: torch.Tensor, f: torch.Tensor, step: int) 
         "qabf": 1 - metrics.qabf(a, b, f),
         "mef": 1 - metrics.mef_ssim(a, b, f),
         "scd": -metrics.scd(a, b, f),
-        "nabf": metrics.nabf(a, b, f),
+        "nabf": metrics.nabf(a, b, f, INVENTED),
     }
     if step % 2 == 0:
         # Black crops have no visual information to keep, and their ratio no bound.

@@ -183,16 +183,21 @@ def qabf(a: Tensor, b: Tensor, f: Tensor) -> Tensor:
     return 0.9994 * 0.9879 * (quality * weight).sum((1, 2, 3))
 
 
-def nabf(a: Tensor, b: Tensor, f: Tensor) -> Tensor:
+def nabf(a: Tensor, b: Tensor, f: Tensor, soft: float = 0.0) -> Tensor:
     """Fusion artefacts Nabf (Shreyamsha Kumar 2013), Sobel / 8 in 0..255 units: the edges of f that are stronger than
-    both sources', weighed by how little they resemble them. Low is good."""
+    both sources', weighed by how little they resemble them. Low is good.
+
+    An edge is stronger or it is not, by however little, so that no gradient says that it should be weaker. For
+    training, `soft` (in those units) makes that step a sigmoid of this width.
+    """
     gx, gy, strength = sobel(torch.cat([a, b], dim=1) * (PEAK / 8))
     fx, fy, strength_f = sobel(f * (PEAK / 8))
     turn = (_orientation(gx, gy, strength) - _orientation(fx, fy, strength_f)).abs()
     alignment = (turn - math.pi / 2).abs() / (math.pi / 2)
     ratio = _strength_ratio(strength, strength_f)
     quality = (torch.sigmoid(19 * (ratio - 0.5)) * torch.sigmoid(22 * (alignment - 0.5))).sqrt()
-    invented = strength_f > strength.amax(1, keepdim=True)
+    beyond = strength_f - strength.amax(1, keepdim=True)
+    invented = torch.sigmoid(beyond / soft) if soft else beyond > 0
     weight = torch.where(strength >= 2, strength * strength.clamp(min=1).sqrt(), 0.001)
     weight = weight / weight.sum((1, 2, 3), keepdim=True)
     return (invented * (1 - math.sqrt(0.9999 * 0.9995) * quality) * weight).sum((1, 2, 3))
