@@ -50,6 +50,16 @@ def test_edges_of_a_source_are_in_one_and_a_new_one_is_in_neither():
     assert faithful.edges(step)[..., 15:17].all()
 
 
+def test_a_lattice_in_a_part_of_a_slice():
+    a, b = torch.full((1, 1, 64, 64), 0.5), torch.full((1, 1, 64, 64), 0.3)
+    f = a.clone()
+    f[..., :32] += 1.5 / 255 * (-1.0) ** torch.arange(32)
+    assert 0.4 < float(faithful.in_lattice(a, b, f)) < 0.6
+    assert faithful.in_lattice(a, f, f) == 0  # a source has it
+    f = a + (f - a) / 2
+    assert faithful.in_lattice(a, b, f) == 0  # below a grey level
+
+
 def test_shifts():
     b = torch.arange(12.0).view(1, 1, 3, 4)
     across, down = faithful.shifted(b, 1)
@@ -64,11 +74,11 @@ def test_what_a_shift_adds_is_seen(pairs):
     alike = Pairs("CT-MRI", pairs.names, pairs.a, pairs.a, pairs.rgb)
     found = faithful.judge(maximum, alike)
     assert list(found) == [0, 1, 2]
-    assert found[0] == {"extremes outside (%)": 0, "edges in neither (%)": 0, "Nabf": 0, "edges": 1}
+    assert found[0] == {"extremes outside (%)": 0, "edges in neither (%)": 0, "lattice (%)": 0, "Nabf": 0, "edges": 1}
     assert found[2]["edges"] > found[1]["edges"] > 1
     assert found[2]["extremes outside (%)"] == found[2]["edges in neither (%)"] == 0
     text = faithful.table({"CT-MRI": {"MAX": found}})
-    assert "| CT-MRI | MAX | 0 | 0.000 | 0.000 | 0.000 | 1.000 |" in text
+    assert "| CT-MRI | MAX | 0 | 0.000 | 0.000 | 0.000 | 0.000 | 1.000 |" in text
 
 
 def test_flicker_over_the_sources():

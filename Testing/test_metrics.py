@@ -113,6 +113,23 @@ def test_soft_nabf_tells_strong_edges_the_way_down():
     assert (f.grad * f.detach()).sum() > 0.01
 
 
+@pytest.mark.parametrize("way", range(3))
+def test_lattice_is_the_amplitude_of_what_alternates(way):
+    y, x = torch.meshgrid(torch.arange(40), torch.arange(50), indexing="ij")
+    sign = 1.0 - 2 * ((x, y, x + y)[way] % 2).double()
+    flat = torch.full((1, 1, 40, 50), 0.5, dtype=torch.float64)
+    ramp = flat + 0.01 * (x - 20).double()
+    f = ramp + 0.03 * sign
+    found = metrics.lattice(flat, ramp, f)
+    assert found.shape == (1, 3, 34, 44)
+    assert found[:, way].min().item() == pytest.approx(0.03, abs=1e-9)
+    assert found[:, [n for n in range(3) if n != way]].max().item() < 1e-9
+    # Only what is beyond the sources counts, whichever of them has it.
+    for sources in ((flat, flat + 0.02 * sign), (flat - 0.02 * sign, flat)):
+        assert metrics.lattice(*sources, f)[:, way].max().item() == pytest.approx(0.01, abs=1e-9)
+    assert metrics.lattice(f, flat, ramp + 0.02 * sign).max().item() < 1e-9
+
+
 def test_invented_noise_raises_nabf():
     a, b = slices()
     f = torch.maximum(a, b)

@@ -4,7 +4,8 @@
 
 Extremes: pixels that are brighter or darker than all eight neighbours, and at which the fused slice lies outside
 [min(a, b), max(a, b)] by more than 2 % of the range. Edges in neither: of the fused slice's edges, those near which
-neither source has half as strong a one. Both again with the second source shifted, as by a poor registration: how the
+neither source has half as strong a one. Lattice: pixels around which the fused slice alternates from one to the next,
+by a grey level more than either source. All again with the second source shifted, as by a poor registration: how the
 artefacts (Nabf) and the number of edges rise. The maximum of the sources stands beside it: it can invent nothing.
 
 Flicker, of pairs of volumes: what the fused one changes from slice to slice, all voxels together, over the greater of
@@ -31,7 +32,9 @@ BEYOND = 0.02 + 0.5 / metrics.PEAK
 # Sobel strength, in [0, 1], from which on there is an edge: that of a step of 20 grey levels.
 EDGE = 4 * 20 / metrics.PEAK
 SHIFTS = (1, 2)
-SHOWN = ("extremes outside (%)", "edges in neither (%)", "Nabf", "edges")
+# Amplitude of an alternation, in [0, 1], that counts as a lattice: a grey level.
+LEVEL = 1 / metrics.PEAK
+SHOWN = ("extremes outside (%)", "edges in neither (%)", "lattice (%)", "Nabf", "edges")
 
 
 def extremes_outside(a: torch.Tensor, b: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
@@ -58,6 +61,11 @@ def edges_in_neither(a: torch.Tensor, b: torch.Tensor, f: torch.Tensor) -> torch
     return alone.flatten(1).sum(1) / edges(f).flatten(1).sum(1).clamp(min=1)
 
 
+def in_lattice(a: torch.Tensor, b: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+    """Part of the pixels at which f alternates beyond its sources by more than `LEVEL`; (N,) of slices."""
+    return (metrics.lattice(a, b, f).amax(1) > LEVEL).flatten(1).float().mean(1)
+
+
 def shifted(b: torch.Tensor, pixels: int) -> list[torch.Tensor]:
     """Slices moved by so many pixels across, and down; their end values follow."""
     height, width = b.shape[-2:]
@@ -75,12 +83,12 @@ def judge(fuse: Fuse, pairs: Pairs, bar: bool = False) -> dict[int, dict[str, fl
         for shift, some in rows.items():
             for second in shifted(b, shift) if shift else [b]:
                 f = fuse(a, second).clamp(0, 1).mul(255).round().div(255)
-                values = (extremes_outside(a, second, f), edges_in_neither(a, second, f), metrics.nabf(a, second, f))
-                some.append([100 * float(values[0]), 100 * float(values[1]), float(values[2]), float(edges(f).sum())])
+                parts = [float(part(a, second, f)) for part in (extremes_outside, edges_in_neither, in_lattice)]
+                some.append([100 * x for x in parts] + [float(metrics.nabf(a, second, f)), float(edges(f).sum())])
     means = {shift: torch.tensor(row).mean(0) for shift, row in rows.items()}
-    still = means[0][3].clamp(min=1).clone()
+    still = means[0][-1].clamp(min=1).clone()
     for mean in means.values():
-        mean[3] /= still
+        mean[-1] /= still
     return {shift: dict(zip(SHOWN, mean.tolist(), strict=True)) for shift, mean in means.items()}
 
 

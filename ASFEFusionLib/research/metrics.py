@@ -203,6 +203,23 @@ def nabf(a: Tensor, b: Tensor, f: Tensor, soft: float = 0.0) -> Tensor:
     return (invented * (1 - math.sqrt(0.9999 * 0.9995) * quality) * weight).sum((1, 2, 3))
 
 
+def lattice(a: Tensor, b: Tensor, f: Tensor) -> Tensor:
+    """Where f alternates from pixel to pixel as neither source does: (N, 3, H - 6, W - 6), across, down and diagonally.
+
+    The amplitude of the alternation, in the slices' units, above the greater of the sources' there; 0 where it is less.
+    Ours: Sobel filters, and all metrics made of them, are blind to it, and spatial frequency rewards it. A slice times
+    (-1)^x has there as its mean what alternates in the slice; the binomial filter of 7 pixels keeps no more than that.
+    """
+    x = torch.cat([a, b, f], 1)
+    rows, columns = (1 - 2 * (torch.arange(n, device=x.device) % 2).to(x) for n in x.shape[-2:])
+    x = torch.stack([x * columns, x * rows[:, None], x * columns * rows[:, None]], 2)
+    for _ in range(6):
+        x = (x[..., 1:] + x[..., :-1]) / 2
+        x = (x[..., 1:, :] + x[..., :-1, :]) / 2
+    of_a, of_b, of_f = x.abs().unbind(1)
+    return torch.relu(of_f - torch.maximum(of_a, of_b))
+
+
 def _correlation(x: Tensor, y: Tensor) -> Tensor:
     x, y = x.flatten(1), y.flatten(1)
     x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
