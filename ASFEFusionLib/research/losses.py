@@ -35,20 +35,20 @@ FIRST_WEIGHTS: Weights = {
 # By task: from what a step in each metric is worth among the methods of the left-out table (`frontier --ranks`), and
 # from what the network then gave for it (Testing/benchmarks/training_runs.md).
 WEIGHTS: Weights = {
-    "max": (2.5, 2.0, 3.2),
-    "bright": (60.0, 50.0, 30.0),
+    "max": (2.5, 4.0, 3.5),
+    "bright": (220.0, 50.0, 25.0),
     "gradient": 6.0,
-    "ssim": (14.0, 10.0, 24.0),
-    "qabf": (12.0, 12.0, 11.0),
-    "mef": (16.0, 27.0, 27.0),
-    "cc": (40.0, 30.0, 40.0),
-    "scd": (4.0, 3.0, 4.5),
-    "sd": (6.0, 8.0, 7.0),
-    "sf": (4.0, 4.0, 5.0),
-    "vif": (2.6, 2.0, 2.4),
-    "nabf": (20.0, 110.0, 36.0),
-    "lattice": 400.0,
-    "steady": 80.0,
+    "ssim": (20.0, 10.0, 23.0),
+    "qabf": (16.0, 16.0, 13.0),
+    "mef": (22.0, 34.0, 50.0),
+    "cc": (58.0, 44.0, 58.0),
+    "scd": (5.0, 5.0, 8.5),
+    "sd": (7.0, 14.0, 12.0),
+    "sf": (6.0, 4.0, 10.0),
+    "vif": (4.0, 2.8, 2.4),
+    "nabf": (80.0, 100.0, 55.0),
+    "lattice": 600.0,
+    "steady": 100.0,
 }
 # Of the published terms, as published.
 PAPER_WEIGHTS: Weights = {"content": 0.5, "structure": 0.5, "ssim": 1.0}
