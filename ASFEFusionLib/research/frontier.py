@@ -47,8 +47,8 @@ SMALL = {
 }
 # The multiples, from the first step to the last: far off methods draw at first, in the end only the nearest ones.
 SMOOTH = (4.0, 0.5)
-# Weight of the term that keeps bone white, beside ranks.
-BRIGHT = 100.0
+# Weights of the terms that keep bone white, and a lattice of pixels away, beside ranks.
+BRIGHT, LATTICE = 100.0, 9000.0
 
 
 def best_blend(a: torch.Tensor, b: torch.Tensor, start: torch.Tensor, value: Value, steps: int) -> torch.Tensor:
@@ -79,6 +79,7 @@ def best_blend(a: torch.Tensor, b: torch.Tensor, start: torch.Tensor, value: Val
 class SmoothRanks:
     """The ranks of fused slices among peers, summed over the metrics of `SMALL`, as a value with a gradient.
 
+    Bone that turns grey and pixels that alternate count beside them: else ranks would be had at their cost.
     As some slices differ from the mean of all, what counts is how far they are from those of `start`: that much is
     added to `means`, which the start has over all left-out slices.
     """
@@ -125,7 +126,8 @@ class SmoothRanks:
         first, last = SMOOTH
         smooth = first * (last / first) ** (step / max(1, self.steps - 1))
         dark = (self._brighter**4 * torch.relu(self._brighter - f)).mean()
-        return sum(rank for _, rank in self._ranks(f, smooth).values()) + BRIGHT * dark
+        held = BRIGHT * dark + LATTICE * metrics.lattice(self.a, self.b, f).mean()
+        return sum(rank for _, rank in self._ranks(f, smooth).values()) + held
 
     def slopes(self, f: torch.Tensor, smooth: float = 1.0) -> Means:
         """How many ranks the fused slices f win for a unit of each metric; SD and SF in parts of the sources' own."""
