@@ -105,6 +105,21 @@ def test_how_often_each_crop_comes(data, shares):
         assert sides.count(side) / 120 == pytest.approx(share, abs=0.12)
 
 
+@pytest.mark.parametrize(("varied", "least", "most"), [(0.0, 1.0, 1.0), (0.5, 0.4, 0.8), (1.0, 0.0, 0.3)])
+def test_how_many_pairs_are_varied(data, varied, least, most):
+    """The others are whole slices as they are, both mirrored or neither; of the varied ones some are by chance."""
+    pairs = read_pairs(data, left_out=False)
+    slices = [task.tensors() for task in pairs]
+    kept = []
+    for seed in range(30):
+        rng = torch.Generator().manual_seed(seed)
+        for a, b, task in zip(*batch(pairs, rng, (0.0, 0.0, 1.0), varied), strict=True):
+            plain = slices[int(task)]
+            ways = (plain, tuple(x.flip(-1) for x in plain))
+            kept.append(any(torch.equal(x, a) and torch.equal(y, b) for way in ways for x, y in zip(*way, strict=True)))
+    assert least <= sum(kept) / len(kept) <= most
+
+
 def test_losses_fall_for_the_better_picture(data):
     a, b = read_pairs(data, left_out=False)[0].tensors()
     pictures = (BASELINES[name](a, b) for name in ("MAX", "AVG"))
@@ -283,6 +298,8 @@ def test_a_run_that_would_be_another(data, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert train(data, run, 2) == 1
     assert "began with steps 1, not 2" in capsys.readouterr().err
+    assert train(data, run, 1, "--varied", "0.5") == 1
+    assert "began with varied 1.0, not 0.5" in capsys.readouterr().err
     assert train(data, run, 2, "--fresh") == 0
     assert (run / "log.csv").read_text(encoding="utf-8").count("\n") == 3
     (run / "checkpoint.pt").write_bytes(b"cut")
@@ -359,7 +376,9 @@ def test_slices_that_are_too_small(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("bad", [["--rate", "nan"], ["--rate", "-1"], ["--threads", "0"], ["--seed", "-3"]])
+@pytest.mark.parametrize(
+    "bad", [["--rate", "nan"], ["--rate", "-1"], ["--threads", "0"], ["--seed", "-3"], ["--varied", "2"]]
+)
 def test_options_that_make_no_sense(tmp_path, bad):
     with pytest.raises(SystemExit) as caught:
         train(tmp_path, tmp_path / "run", 1, *bad)

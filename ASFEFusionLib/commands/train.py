@@ -50,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--forget", action="store_true", help="new optimiser moments each step, as the authors' code has it"
     )
+    parser.add_argument(
+        "--varied",
+        type=share,
+        metavar="0..1",
+        help="how much of the pairs may be turned, scaled, shifted, changed in contrast, not only cut; default: 1",
+    )
     parser.add_argument("--initial", help="weights to begin with: a file, or the name of shipped ones")
     parser.add_argument("--seed", type=int, choices=range(1_000_000), metavar="0..999999", default=1)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -69,6 +75,14 @@ def positive_number(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1, for argparse."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError(text)
+    return value
+
+
 def run(options: argparse.Namespace) -> None:
     device = pick_device(options.device)
     if importlib.util.find_spec("matplotlib") is None:  # heard of now, not at the first report
@@ -77,7 +91,7 @@ def run(options: argparse.Namespace) -> None:
     from ..research.data import read_pairs
 
     preset = options.preset or ("ours" if options.initial else "first")
-    given = {name: getattr(options, name) for name in ("config", "loss", "rate", "batch", "steps", "epochs")}
+    given = {name: getattr(options, name) for name in ("config", "loss", "rate", "batch", "steps", "epochs", "varied")}
     if options.steps:
         given["epochs"] = 0
     settings = train.TrainSettings(

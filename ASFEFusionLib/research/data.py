@@ -85,14 +85,22 @@ def _uniform(low: float, high: float, shape: tuple[int, ...], rng: torch.Generat
     return low + (high - low) * torch.rand(shape, generator=rng)
 
 
+def _crop(pair: torch.Tensor, side: int, rng: torch.Generator) -> torch.Tensor:
+    """(2, H, W) -> (2, side, side)."""
+    top, left = (int(torch.randint(0, n - side + 1, (), generator=rng)) for n in pair.shape[-2:])
+    return pair[:, top : top + side, left : left + side]
+
+
+def _flipped(crop: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    return crop.flip(-1) if torch.rand((), generator=rng) < 0.5 else crop
+
+
 def _geometry(pair: torch.Tensor, side: int, rng: torch.Generator) -> torch.Tensor:
     """(2, H, W) -> (2, side, side): a crop, often turned, scaled, partly off the slice, the second a little shifted."""
-    height, width = pair.shape[-2:]
     if torch.rand((), generator=rng) < 0.5:
-        top = int(torch.randint(0, height - side + 1, (), generator=rng))
-        left = int(torch.randint(0, width - side + 1, (), generator=rng))
-        crop = pair[:, top : top + side, left : left + side]
+        crop = _crop(pair, side, rng)
     else:
+        height = pair.shape[-2]
         angle, zoom = _uniform(-3.14, 3.14, (), rng), _uniform(0.7, 1.5, (), rng)
         scale = side / height / zoom
         centre = _uniform(-1, 1, (2,), rng) * max(0.2, 1 - scale)
@@ -103,9 +111,7 @@ def _geometry(pair: torch.Tensor, side: int, rng: torch.Generator) -> torch.Tens
         theta = torch.stack([torch.cat([turn, (centre + s)[:, None]], 1) for s in shift])
         grid = F.affine_grid(theta, [2, 1, side, side], align_corners=False)
         crop = F.grid_sample(pair[:, None], grid, align_corners=False)[:, 0]
-    if torch.rand((), generator=rng) < 0.5:
-        crop = crop.flip(-1)
-    return crop.rot90(int(torch.randint(0, 4, (), generator=rng)), (-2, -1))
+    return _flipped(crop, rng).rot90(int(torch.randint(0, 4, (), generator=rng)), (-2, -1))
 
 
 def _intensity(image: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
@@ -127,11 +133,12 @@ def _intensity(image: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
 
 
 def batch(
-    pairs: list[Pairs], rng: torch.Generator, shares: Sequence[float] = IN_PARTS
+    pairs: list[Pairs], rng: torch.Generator, shares: Sequence[float] = IN_PARTS, varied: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """One training batch a, b (n, 1, side, side) in [0, 1]: all tasks alike often, one crop size.
 
-    `shares`: how often each of `CROPS` comes. Third, the task of each pair (n,): its place in `TASKS`.
+    `shares`: how often each of `CROPS` comes. `varied`: how much of the pairs may be turned, shifted and of another
+    contrast; the others are crops as they are, or mirrored. Third, the task of each pair (n,): its place in `TASKS`.
 
     Everything random comes from `rng`, so that a batch is a function of its seed.
     """
@@ -143,9 +150,12 @@ def batch(
         task = pairs[turn % len(pairs)]
         index = int(torch.randint(0, len(task.names), (), generator=rng))
         pair = torch.from_numpy(np.stack([task.a[index], task.b[index]])).float() / 255
-        pair = _geometry(pair, side, rng)
-        first.append(_intensity(pair[0], rng))
-        second.append(_intensity(pair[1], rng))
+        if torch.rand((), generator=rng) < varied:
+            a, b = (_intensity(image, rng) for image in _geometry(pair, side, rng))
+        else:
+            a, b = _flipped(_crop(pair, side, rng), rng)
+        first.append(a)
+        second.append(b)
         tasks.append(list(TASKS).index(task.task))
     a, b = (torch.stack(slices)[:, None].contiguous() for slices in (first, second))
     return a, b, torch.tensor(tasks)

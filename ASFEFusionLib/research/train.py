@@ -28,7 +28,7 @@ from .validate import sample_picture, table, validate
 
 CHECKPOINT = "checkpoint.pt"
 # What may not change within a run: the schedule and the batches hang on it.
-FIXED = ("steps", "rate", "seed", "config", "loss", "tasks", "batch", "shares", "constant", "forget", "clip")
+FIXED = ("steps", "rate", "seed", "config", "loss", "tasks", "batch", "shares", "varied", "constant", "forget", "clip")
 
 
 @dataclass
@@ -53,6 +53,7 @@ class TrainSettings:
     tasks: tuple[str, ...] = tuple(TASKS)  # of which the pairs are: one modality pair, or a unified model of several
     batch: int = 0  # whole slices in a batch, stretched to [0, 1]; 0: crops, varied (`data.batch`)
     shares: tuple[float, ...] = IN_PARTS  # how often each of `data.CROPS` comes
+    varied: float = 1.0  # how much of the pairs may be changed in place and contrast (`data.batch`)
     epochs: int = 0
     constant: bool = False  # the rate stays; else it warms up and falls along a cosine
     average: bool = True  # weights.pt holds an exponential mean over the steps, not the last step's weights
@@ -218,7 +219,7 @@ class Trainer:
             a, b = whole_batch(self.pairs, settings.seed, self.step, settings.batch)
         else:
             rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.step)
-            a, b, tasks = batch(self.pairs, rng, settings.shares)
+            a, b, tasks = batch(self.pairs, rng, settings.shares, settings.varied)
             tasks = tasks.to(self.device)
         a, b = (x.to(self.device, memory_format=torch.channels_last) for x in (a, b))
         self._to_train()
