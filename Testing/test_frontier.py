@@ -8,7 +8,17 @@ from ASFEFusionLib.network.decoder import ALLOWANCE
 from ASFEFusionLib.research import metrics
 from ASFEFusionLib.research.baselines import BASELINES
 from ASFEFusionLib.research.data import Pairs
-from ASFEFusionLib.research.frontier import BRIGHT, LATTICE, SMALL, SmoothRanks, best_blend, frontier, of_loss, some
+from ASFEFusionLib.research.frontier import (
+    BRIGHT,
+    LATTICE,
+    SHORT,
+    SMALL,
+    SmoothRanks,
+    best_blend,
+    frontier,
+    of_loss,
+    some,
+)
 from ASFEFusionLib.research.losses import LOSSES, WEIGHTS, fusion_losses, total
 from ASFEFusionLib.research.validate import RANKED, ranks_among, ranks_text
 
@@ -90,6 +100,25 @@ def test_the_slopes_are_those_of_the_ranks(pairs):
     assert slopes["CC"] < 1e-6
     brightest = 255 * torch.maximum(a, b).flatten(1).std(1, unbiased=False).mean()
     assert slopes["SD"] == pytest.approx(float(brightest) / (8 * SMALL["SD"]), rel=1e-3)
+
+
+def test_what_a_peer_has_at_least(pairs):
+    """Nothing for what is well above it; below it, so much for each small difference, also in the slopes."""
+    a, b = pairs.tensors()
+    start = BASELINES["AVG"](a, b)
+    found = {name: float(values.mean()) for name, values in metrics.score(a, b, start, SMALL).items()}
+    free = SmoothRanks(a, b, start, found, [found], 2)
+
+    def cost(**least):
+        return float(SmoothRanks(a, b, start, found, [found], 2, least)(start, 1) - free(start, 1))
+
+    assert cost(VIF=found["VIF"] - 4 * SMALL["VIF"]) == pytest.approx(0, abs=1e-3)
+    assert cost(VIF=found["VIF"] + 4 * SMALL["VIF"]) == pytest.approx(4 * SHORT, abs=1e-3)
+    assert cost(Nabf=found["Nabf"] - 4 * SMALL["Nabf"]) == pytest.approx(4 * SHORT, abs=1e-3)
+    short = SmoothRanks(a, b, start, found, [found], 2, {"Qabf": found["Qabf"] + 1})
+    slopes, more = free.slopes(start), short.slopes(start)
+    assert more["Qabf"] - slopes["Qabf"] == pytest.approx(SHORT / SMALL["Qabf"], rel=1e-3)
+    assert more["VIF"] == slopes["VIF"]
 
 
 def test_fewer_pairs_evenly(pairs):

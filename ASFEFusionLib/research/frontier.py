@@ -1,11 +1,12 @@
 """How good a blend can be at all: the fused slices themselves are changed until a loss is least, without a network.
 
-    python -m ASFEFusionLib.research.frontier DATA [--peers FILE [--ranks]] [--loss ours] [--weights '{"cc": 10}']
+    python -m ASFEFusionLib.research.frontier DATA [--peers FILE [--ranks [--at-least METHOD]]] [--loss ours]
+        [--weights '{"cc": 10}']
 
 What comes out is what a network under the same loss can reach at most, within minutes instead of hours: it shows which
 loss is worth a training, and how far a trained network is from its loss's best (Testing/benchmarks/training_runs.md).
 With `--ranks` the loss is the sum of the ranks themselves, smoothed; its slopes say what each metric is worth in each
-task, which is where `losses.WEIGHTS` come from.
+task, which is where `losses.WEIGHTS` come from. `--at-least` asks for one peer's values of `HELD` too.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from tqdm import trange
 
 from ..network.decoder import RESIDUAL, blend
@@ -49,6 +51,8 @@ SMALL = {
 SMOOTH = (4.0, 0.5)
 # Weights of the terms that keep bone white, and a lattice of pixels away, beside ranks.
 BRIGHT, LATTICE = 100.0, 9000.0
+# In what `--at-least` asks not to fall behind a peer, and how many ranks it costs to lie a small difference behind it.
+HELD, SHORT = ("VIF", "Qabf", "SSIM", "MEFSSIM"), 2.0
 
 
 def best_blend(a: torch.Tensor, b: torch.Tensor, start: torch.Tensor, value: Value, steps: int) -> torch.Tensor:
@@ -90,6 +94,7 @@ class SmoothRanks:
     means: Means
     peers: list[Means]  # of the same task
     steps: int  # over which `SMOOTH` goes
+    least: Means = field(default_factory=dict)  # what falls short of these costs `SHORT`
 
     def __post_init__(self) -> None:
         self._values = {name: torch.tensor([peer[name] for peer in self.peers]) for name in SMALL}
@@ -114,12 +119,16 @@ class SmoothRanks:
         return {name: values.mean() for name, values in found.items()}
 
     def _ranks(self, f: torch.Tensor, smooth: float) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """{metric: (its mean, how many peers are better)}."""
+        """{metric: (its mean, how many peers are better, and what it costs to fall short of `least`)}."""
         result = {}
         for name, value in self._metrics(f).items():
             sign = -1 if name in metrics.LOWER else 1
-            ahead = sign * (self._values[name] - (self.means[name] + value - self._first[name]))
-            result[name] = value, torch.sigmoid(ahead / (SMALL[name] * smooth)).sum()
+            now = self.means[name] + value - self._first[name]
+            count = torch.sigmoid(sign * (self._values[name] - now) / (SMALL[name] * smooth)).sum()
+            if name in self.least:
+                short = sign * (self.least[name] - now) / SMALL[name]
+                count = count + SHORT * F.softplus(short, beta=3)
+            result[name] = value, count
         return result
 
     def __call__(self, f: torch.Tensor, step: int) -> torch.Tensor:
@@ -140,9 +149,9 @@ class SmoothRanks:
         }
 
 
-def of_ranks(means: Means, peers: list[Means], steps: int) -> Make:
+def of_ranks(means: Means, peers: list[Means], steps: int, least: Means) -> Make:
     """`SmoothRanks` of whichever slices."""
-    return lambda a, b, start: SmoothRanks(a, b, start, means, peers, steps)
+    return lambda a, b, start: SmoothRanks(a, b, start, means, peers, steps, least)
 
 
 def of_loss(loss: Loss, task: str) -> Make:
@@ -188,6 +197,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--peers", type=Path, help="as of research.validate")
     parser.add_argument("--ranks", action="store_true", help="the ranks as the loss, and what they are worth")
+    parser.add_argument("--at-least", metavar="METHOD", help=f"with --ranks: this peer's {', '.join(HELD)} or better")
     options = parser.parse_args()
     from ..network import load
 
@@ -196,10 +206,14 @@ def main() -> None:
     net, loss = load(options.network), LOSSES[options.loss]
     loss = loss._replace(weights=loss.weights | options.weights)
     peers = json.loads(options.peers.read_text(encoding="utf-8"))["scores"] if options.peers else {}
+    if options.at_least and not (options.ranks and options.at_least in peers):
+        parser.error(f"--at-least needs --ranks and one of the peers: {', '.join(peers)}")
     for task in read_pairs(options.data, left_out=True, tasks=options.tasks):
         others = [scores[task.task] for scores in peers.values() if task.task in scores]
         means = validate(net, [task], bar=True)[task.task] if peers else {}
-        value = of_ranks(means, others, options.steps) if options.ranks else of_loss(loss, task.task)
+        held = peers.get(options.at_least, {}).get(task.task, {})  # some peers have some tasks only
+        least = {name: held[name] for name in HELD if name in held}
+        value = of_ranks(means, others, options.steps, least) if options.ranks else of_loss(loss, task.task)
         few = some(task, options.count)
         first, last, best = frontier(net, few, value, options.steps)
         print(_line("start", task.task, first))
@@ -210,7 +224,7 @@ def main() -> None:
             print(ranks_text(ranks_among({task.task: reached}, peers)))
         if options.ranks:
             a, b = few.tensors()
-            print(_line("slopes", task.task, SmoothRanks(a, b, best, reached, others, 1).slopes(best)))
+            print(_line("slopes", task.task, SmoothRanks(a, b, best, reached, others, 1, least).slopes(best)))
 
 
 if __name__ == "__main__":
