@@ -139,7 +139,7 @@ class SmoothRanks:
         return sum(rank for _, rank in self._ranks(f, smooth).values()) + held
 
     def slopes(self, f: torch.Tensor, smooth: float = 1.0) -> Means:
-        """How many ranks the fused slices f win for a unit of each metric; SD and SF in parts of the sources' own."""
+        """How much less the fused slices f count for a unit of each metric; SD and SF as parts of the sources' own."""
         strongest = stronger(differences(self.a), differences(self.b))
         units = {"SD": 255 * deviation(self._brighter).mean(), "SF": 255 * frequency(strongest).mean()}
         f = f.detach().requires_grad_()
