@@ -54,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--varied",
         type=share,
         metavar="0..1",
-        help="how much of the pairs may be turned, scaled, shifted, changed in contrast, not only cut; default: 1",
+        help="how much of the crops may be turned, scaled, shifted, changed in contrast, not only cut; default: 1; "
+        "whole slices (--batch) are never varied",
     )
     parser.add_argument("--initial", help="weights to begin with: a file, or the name of shipped ones")
     parser.add_argument("--seed", type=int, choices=range(1_000_000), metavar="0..999999", default=1)

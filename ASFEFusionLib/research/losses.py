@@ -32,8 +32,8 @@ FIRST_WEIGHTS: Weights = {
     "vif": 0.4,
     "nabf": 3.0,
 }
-# By task: from what a step in each metric is worth among the methods of the left-out table (`frontier --ranks`, there
-# with `--at-least LTOFusion`), and from what the network then gave for it (Testing/benchmarks/training_runs.md).
+# By task: from what a step in each metric is worth among the methods of the left-out table (`frontier --ranks
+# --at-least LTOFusion`), and from what the network then gave for it (Testing/benchmarks/training_runs.md).
 WEIGHTS: Weights = {
     "max": (2.0, 3.5, 3.0),
     "bright": (230.0, 50.0, 25.0),

@@ -53,7 +53,7 @@ class TrainSettings:
     tasks: tuple[str, ...] = tuple(TASKS)  # of which the pairs are: one modality pair, or a unified model of several
     batch: int = 0  # whole slices in a batch, stretched to [0, 1]; 0: crops, varied (`data.batch`)
     shares: tuple[float, ...] = IN_PARTS  # how often each of `data.CROPS` comes
-    varied: float = 1.0  # how much of the pairs may be changed in place and contrast (`data.batch`)
+    varied: float = 1.0  # how much of the crops may be changed in place and contrast (`data.batch`)
     epochs: int = 0
     constant: bool = False  # the rate stays; else it warms up and falls along a cosine
     average: bool = True  # weights.pt holds an exponential mean over the steps, not the last step's weights
