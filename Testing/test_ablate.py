@@ -6,15 +6,19 @@ import torch
 from ASFEFusionLib.network import COMPACT, ASFEFusion
 from ASFEFusionLib.network.aff import AFF
 from ASFEFusionLib.network.casf import CASF
+from ASFEFusionLib.network.refinement import Refinement
 from ASFEFusionLib.network.sfef import SFEF
 from ASFEFusionLib.research.ablate import VARIANTS, leave_out, seconds
 
-KINDS = {"casf": CASF, "aff": AFF, "sfef": SFEF}
+KINDS = {"casf": CASF, "aff": AFF, "sfef": SFEF, "refinement": Refinement}
 
 
 def made():
     torch.manual_seed(3)
-    return ASFEFusion(COMPACT).eval()
+    net = ASFEFusion(COMPACT).eval()
+    for step in net.refinement.steps:  # that of an untrained network goes nowhere
+        torch.nn.init.constant_(step.out.weight, 0.02)
+    return net
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from .configs import NetworkConfig
-from .decoder import BlendHead, DirectHead, UpPath, blend
+from .decoder import BlendHead, DirectHead, UpPath, blend, limits
 from .encoder import Encoder
 from .fusion_level import ExpertFusion, PlainMerge
+from .refinement import Refinement
 
 
 class ASFEFusion(nn.Module):
@@ -37,6 +38,7 @@ class ASFEFusion(nn.Module):
         blocks = list(config.decoder[self.first_level :])
         self.decoder = UpPath(config, widths, blocks, last_up=self.first_level == 1)
         self.head = BlendHead(config, blocks[0][1]) if config.head == "blend" else DirectHead(blocks[0][1])
+        self.refinement = Refinement(config.refinements)
 
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         if a.shape != b.shape or a.ndim != 4 or a.shape[1] != 1:
@@ -58,4 +60,9 @@ class ASFEFusion(nn.Module):
         if direct:
             return self.head(x)[..., inside[0], inside[1]]
         w, residual = self.head(x, features, inside)
-        return blend(a, b, w, residual)
+        within = limits(a, b)
+        fused = blend(a, b, w, residual, within)
+        if not self.config.refinements:
+            return fused
+        with torch.autocast(a.device.type, enabled=False):  # ratios of weak edges need all digits
+            return self.refinement(a, b, fused, within)

@@ -92,9 +92,20 @@ class BlendHead(nn.Module):
         return torch.sigmoid(score[:n] - score[n:]), RESIDUAL * torch.tanh(residual[:n] + residual[n:])
 
 
-def blend(a: torch.Tensor, b: torch.Tensor, w: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-    """w a + (1 - w) b + residual, kept within the sources' range and in [0, 1]; all (N, 1, H, W)."""
+def limits(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Least and greatest fused value at each pixel of slices a, b (N, 1, H, W) in [0, 1]."""
     low, high = torch.minimum(a, b), torch.maximum(a, b)
     allowance = ALLOWANCE * (high / DARK).clamp(max=1)
-    mixed = b + w * (a - b) + residual
-    return torch.minimum(torch.maximum(mixed, low - allowance), high + allowance).clamp(0, 1)
+    return (low - allowance).clamp(min=0), (high + allowance).clamp(max=1)
+
+
+def blend(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    w: torch.Tensor,
+    residual: torch.Tensor,
+    within: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """w a + (1 - w) b + residual, kept within the sources' range (`limits`, if not given); all (N, 1, H, W)."""
+    low, high = within or limits(a, b)
+    return torch.minimum(torch.maximum(b + w * (a - b) + residual, low), high)

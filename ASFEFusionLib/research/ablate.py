@@ -1,9 +1,10 @@
-"""What CASF, AFF and SFEF are worth, and what they cost: the network without each, trained on, beside all of it.
+"""What CASF, AFF, SFEF and the refinement are worth, and cost: the network without each, trained on, beside all of it.
 
     python -m ASFEFusionLib.research.ablate DATA [--steps 500] [--peers FILE] [--only casf aff]
 
 What stands in for a part has no values of its own: the sum of the two sources' features for CASF's attention, their
-maximum for AFF, the features themselves for SFEF. All begin with the same weights and see the same batches.
+maximum for AFF, the features themselves for SFEF, the blend itself for the refinement. All begin with the same weights
+and see the same batches.
 """
 
 from __future__ import annotations
@@ -25,9 +26,15 @@ from .data import TASKS, read_pairs
 from .train import Trainer, TrainSettings
 from .validate import RANKED, ranks_among, validate
 
-PARTS = ("casf", "aff", "sfef")
+PUBLISHED = ("casf", "aff", "sfef")
+PARTS = (*PUBLISHED, "refinement")
 # Left out, by the name in the table.
-VARIANTS = {"all parts": (), **{f"without {part.upper()}": (part,) for part in PARTS}, "without all three": PARTS}
+VARIANTS = {
+    "all parts": (),
+    **{f"without {part.upper()}": (part,) for part in PUBLISHED},
+    "without all three": PUBLISHED,
+    "without refinement": ("refinement",),
+}
 RATE = 1e-3
 SIDE, ROUNDS = 256, 9
 
@@ -47,13 +54,22 @@ class _Maximum(nn.Module):
         return torch.maximum(*both.chunk(2))
 
 
+class _Blend(nn.Module):
+    """Sources, their blend, its limits -> the blend."""
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor, f: torch.Tensor, limits: tuple) -> torch.Tensor:
+        return f
+
+
 STAND_INS = {"casf": _Sum, "aff": _Maximum, "sfef": nn.Identity}
 
 
 def leave_out(net: ASFEFusion, parts: tuple[str, ...]) -> None:
     """Puts the stand-ins in place of `parts` (keys of `STAND_INS`) at every level that has them, in place."""
+    if "refinement" in parts:
+        net.refinement = _Blend()
     for fusion in net.fusion:
-        for part in parts if isinstance(fusion, ExpertFusion) else ():
+        for part in set(parts) & set(STAND_INS) if isinstance(fusion, ExpertFusion) else ():
             setattr(fusion, part, STAND_INS[part]())
 
 

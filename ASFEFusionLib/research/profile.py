@@ -67,6 +67,7 @@ def _parts(net: Any) -> dict[str, list]:
     from ..network.encoder import ConvBlock
     from ..network.fusion_level import PlainMerge
     from ..network.inference import FastHead, FastUpPath
+    from ..network.refinement import Refinement
     from ..network.sfef import SFEF
 
     parts = {}
@@ -81,6 +82,7 @@ def _parts(net: Any) -> dict[str, list]:
         ("SFEF", SFEF),
         ("decoder", (UpPath, FastUpPath)),
         ("last block and head", (FastHead, BlendHead)),
+        ("refinement", Refinement),
     ):
         parts[name] = [module for module in net.modules() if isinstance(module, kinds)]
     return {name: modules for name, modules in parts.items() if modules}

@@ -1,0 +1,151 @@
+"""Pulls: how each pixel of a fused slice must change to keep more of what its two sources show."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+# Added to the strength of an edge (Sobel of slices in [0, 1]): what is weaker has no direction.
+FLAT = 1e-3
+# The psychometric curves of Xydeas and Petrovic 2000 for strength and orientation, gain and middle, as Qabf has them;
+# orientation in right angles.
+STRENGTH, ORIENTATION = (15.0, 0.5), (22.0, 0.2)
+# Least deviation, variance of a blend, and variance of a source that is divided by.
+TINY, FAINT, NOTHING = 5e-4, 1e-2, 1e-7
+# Of the eye in VIF (grey levels of 255, squared), and what keeps SSIM's ratios finite (of 1, squared).
+NOISE, C1, C2 = 2.0 / 255**2, 0.01**2, 0.03**2
+
+
+def gradient(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sobel responses across and down of (N, C, H, W); a slice is continued by its end values."""
+    x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    rows = x[..., :-2, :] + 2 * x[..., 1:-1, :] + x[..., 2:, :]
+    columns = x[..., :-2] + 2 * x[..., 1:-1] + x[..., 2:]
+    return rows[..., 2:] - rows[..., :-2], columns[..., 2:, :] - columns[..., :-2, :]
+
+
+def gathered(across: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    """The transpose of `gradient`, as if the slice went on with its end values."""
+    across = F.pad(F.pad(across, (1, 1, 0, 0)), (0, 0, 1, 1), mode="replicate")
+    down = F.pad(F.pad(down, (0, 0, 1, 1)), (1, 1, 0, 0), mode="replicate")
+    rows = across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]
+    columns = down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]
+    return rows[..., :-2] - rows[..., 2:] + columns[..., :-2, :] - columns[..., 2:, :]
+
+
+class Edges(NamedTuple):
+    """Of slices (N, C, H, W): strength of the edge at each pixel, and its direction as a vector of length 1."""
+
+    strength: torch.Tensor
+    across: torch.Tensor
+    down: torch.Tensor
+
+
+def edges(x: torch.Tensor) -> Edges:
+    """Of slices in [0, 1]."""
+    across, down = gradient(x)
+    strength = (across.square() + down.square() + FLAT**2).sqrt()
+    return Edges(strength, across / strength, down / strength)
+
+
+def edge_pull(sources: Edges, f: torch.Tensor) -> torch.Tensor:
+    """How a fused slice f (N, 1, H, W) must change to keep more of its two sources' edges, (N, 1, H, W).
+
+    The gradient, by f, of what the edges of f keep of those of the sources: the numerator of Qabf (Xydeas and Petrovic
+    2000, doi 10.1049/el:20000267), with the sine of the angle between two edges for the angle.
+    """
+    own = edges(f)
+    sine = sources.across * own.down - sources.down * own.across
+    cosine = sources.across * own.across + sources.down * own.down
+    stronger = own.strength / sources.strength
+    weaker = sources.strength / own.strength
+    ratio = torch.minimum(stronger, weaker)
+    of_strength = torch.sigmoid(STRENGTH[0] * (ratio - STRENGTH[1]))
+    of_orientation = torch.sigmoid(ORIENTATION[0] * (ORIENTATION[1] - sine.abs() * (2 / math.pi)))
+    kept = of_strength * of_orientation
+    # Along the edge's own direction an edge gets stronger, across it turns.
+    growth = STRENGTH[0] * kept * (1 - of_strength) * torch.where(stronger < 1, 1.0, -ratio.square())
+    turn = ORIENTATION[0] * (2 / math.pi) * kept * (1 - of_orientation) * weaker * torch.sign(sine * cosine)
+    growth, turn = growth.sum(1, keepdim=True), turn.sum(1, keepdim=True)
+    return gathered(growth * own.across + turn * own.down, growth * own.down - turn * own.across)
+
+
+def halved(x: torch.Tensor) -> torch.Tensor:
+    """Mean of 2 x 2 of (N, C, H, W), H and W even."""
+    x = x[..., ::2, :] + x[..., 1::2, :]
+    return (x[..., ::2] + x[..., 1::2]) * 0.25
+
+
+def blurred(x: torch.Tensor) -> torch.Tensor:
+    """A window of 5 x 5, nearly Gaussian (1 2 2 2 1 each way), continued by the end values."""
+    x = F.pad(x, (2, 2, 2, 2), mode="replicate")
+    for step in (1, 1, 2):
+        x = x[..., :-step] + x[..., step:]
+        x = x[..., :-step, :] + x[..., step:, :]
+    return x / 64
+
+
+class Details(NamedTuple):
+    """Of two sources x (N, 2, H, W), in windows, at half their side: what a fused slice is compared with."""
+
+    x: torch.Tensor
+    mean: torch.Tensor
+    variance: torch.Tensor
+    share: torch.Tensor  # of each source in the best blend of their two patches, as MEF-SSIM has it
+
+
+def details(x: torch.Tensor) -> Details:
+    """Of sources (N, 2, H, W) in [0, 1], H and W even."""
+    moments = blurred(halved(torch.cat([x, x.square(), x[:, :1] * x[:, 1:]], 1)))
+    mean, square, product = moments.split([2, 2, 1], 1)
+    variance = (square - mean.square()).clamp(min=0)
+    shared = product - mean[:, :1] * mean[:, 1:]
+    # As for MEF-SSIM: of patches that agree in structure the stronger one rules.
+    deviation = variance.sqrt() + TINY
+    of_sum = (variance.sum(1, keepdim=True) + 2 * shared).clamp(min=0).sqrt()
+    agreement = (of_sum / deviation.sum(1, keepdim=True)).clamp(max=0.99)
+    power = torch.tan(math.pi / 2 * agreement).clamp(max=10)
+    ratio = (deviation[:, :1] / deviation[:, 1:]).log() * power
+    share = torch.sigmoid(torch.cat([ratio, -ratio], 1)) / deviation
+    of_blend = (share.square() * variance).sum(1, keepdim=True) + 2 * share[:, :1] * share[:, 1:] * shared
+    strongest = deviation.amax(1, keepdim=True)
+    return Details(x, mean, variance, share * strongest / of_blend.clamp(min=FAINT).sqrt())
+
+
+def detail_pulls(sources: Details, f: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Of a fused slice f (N, 1, H, W), H and W even, towards its sources' information, structure and best patches.
+
+    The gradients, by f, of what VIF sums at its finest scale (Sheikh and Bovik 2006, doi 10.1109/TIP.2005.859378), of
+    SSIM with each source (Wang et al. 2004, doi 10.1109/TIP.2003.819861) and of MEF-SSIM (Ma, Zeng and Wang 2015, doi
+    10.1109/TIP.2015.2442920), all in windows of some 12 pixels.
+    """
+    x, mean, variance, share = sources
+    moments = blurred(halved(torch.cat([f, f.square(), f * x], 1)))
+    own, square, product = moments.split([1, 1, 2], 1)
+    of_own = (square - own.square()).clamp(min=0)
+    shared = product - own * mean
+    # VIF: log(1 + kept / (lost + noise))
+    positive = shared.clamp(min=0)
+    gain = positive / (variance + NOTHING)
+    left = 1 / (of_own - torch.minimum(gain * positive, of_own) + NOISE)
+    information = (1 / (of_own + NOISE) - left, 2 * gain * left, 0)
+    # SSIM: light x structure
+    light = 1 / (mean.square() + own.square() + C1)
+    bright = (2 * mean * own + C1) * light
+    like = 1 / (variance + of_own + C2)
+    alike = (2 * shared + C2) * like
+    structure = (-bright * alike * like, 2 * bright * like, 2 * alike * light * (mean - own * bright))
+    # MEF-SSIM: structure alone, of the best patch, which is as strong as the stronger source's
+    like = 1 / (variance.amax(1, keepdim=True) + of_own + C2)
+    alike = (2 * (share * shared).sum(1, keepdim=True) + C2) * like
+    patches = (-alike * like, 2 * share * like, 0)
+    planes = []
+    for by_variance, by_shared, by_mean in (information, structure, patches):
+        both = 2 * by_variance.sum(1, keepdim=True)
+        planes += [both, (by_mean - by_shared * mean).sum(1, keepdim=True) - both * own, by_shared]
+    planes = F.interpolate(blurred(torch.cat(planes, 1)), scale_factor=2, mode="bilinear")
+    towards = planes.unflatten(1, (3, 4)) * torch.cat([f, torch.ones_like(f), x], 1).unsqueeze(1)
+    return towards.sum(2).split(1, 1)

@@ -1,0 +1,177 @@
+"""The refinement: pulls that raise what they are named after, and steps that keep to the blend's limits."""
+
+import numpy as np
+import pytest
+import torch
+
+from ASFEFusionLib import phantom
+from ASFEFusionLib.network import ASFEFusion, load
+from ASFEFusionLib.network.configs import COMPACT
+from ASFEFusionLib.network.decoder import limits
+from ASFEFusionLib.network.pulls import STRENGTH, detail_pulls, details, edge_pull, edges, gathered, gradient
+from ASFEFusionLib.network.refinement import Refinement
+from ASFEFusionLib.research import metrics
+
+
+@pytest.fixture(scope="module")
+def slices():
+    """CT- and MR-like slices of heads, and a blend of them, (2, 1, 128, 128) in [0, 1]."""
+    ct = phantom.head("CT", spacing=(1.8, 1.8, 20.0)).voxels[3:5].astype(np.float32)
+    other = phantom.head("CT", seed=3, spacing=(1.8, 1.8, 20.0)).voxels[3:5].astype(np.float32)
+    a = torch.from_numpy(np.clip((ct + 160) / 400, 0, 1))[:, None]
+    b = torch.from_numpy(np.clip(1 - np.abs(other - 30) / 60, 0, 1))[:, None]
+    rng = torch.Generator().manual_seed(0)
+    a, b = ((0.9 * x + 0.03 * torch.rand(x.shape, generator=rng)).contiguous() for x in (a, b))
+    return a, b, 0.6 * torch.maximum(a, b) + 0.2 * (a + b)
+
+
+def pulls(a, b, f):
+    sources = torch.cat([a, b], 1)
+    return edge_pull(edges(sources), f), *detail_pulls(details(sources), f)
+
+
+def alike(x, y):
+    """Correlation of two fields."""
+    return float(torch.corrcoef(torch.stack([x.flatten(), y.flatten()]))[0, 1])
+
+
+def test_edges_are_those_of_the_metric(slices):
+    f = slices[2]
+    for found, expected in zip(gradient(f), metrics.sobel(f)[:2], strict=True):
+        assert torch.allclose(found[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 8)])
+def test_gathered_is_the_transpose(size):
+    x = torch.rand(1, 1, *size, requires_grad=True)
+    fields = torch.rand(2, 1, 1, *size)
+    # Away from the ends: what stands near them is seen from beyond them too.
+    fields[..., :2, :] = fields[..., -2:, :] = fields[..., :2] = fields[..., -2:] = 0
+    sum((g * v).sum() for g, v in zip(gradient(x), fields, strict=True)).backward()
+    assert torch.allclose(gathered(*fields), x.grad, atol=1e-6)
+
+
+def test_the_pull_of_edges_is_the_gradient_of_what_is_kept(slices):
+    """Of the sum of Xydeas and Petrovic, with sines, worked out by autograd from its plain form."""
+    a, b, f = (x.double() for x in slices)
+    f = f.requires_grad_()
+    fx, fy = gradient(f)
+    own, kept = (fx**2 + fy**2 + 1e-6).sqrt(), 0
+    for source in (a, b):
+        sx, sy = gradient(source)
+        strength = (sx**2 + sy**2 + 1e-6).sqrt()
+        ratio = torch.where(own < strength, own / strength, strength / own)
+        sine = (sx * fy - sy * fx) / (own * strength)
+        grown = 1 / (1 + torch.exp(-STRENGTH[0] * (ratio - STRENGTH[1])))
+        turned = 1 / (1 + torch.exp(-22 * (0.2 - 2 / np.pi * torch.asin(sine.abs().clamp(max=1 - 1e-9)))))
+        kept = kept + (strength * grown * turned).sum()
+    kept.backward()
+    found = edge_pull(edges(torch.cat([a, b], 1)), f.detach())
+    # A sine for an angle: equal where the edges nearly agree, and there it counts.
+    assert alike(found[..., 3:-3, 3:-3], f.grad[..., 3:-3, 3:-3]) > 0.98
+    assert 0.8 < float(found.std() / f.grad.std()) < 1.25
+
+
+def test_the_pulls_of_details_are_the_metrics_gradients(slices):
+    a, b, f = slices
+    f = f.clone().requires_grad_()
+    least = {metrics.vif_pair: 0.6, metrics.ssim_pair: 0.7, metrics.mef_ssim: 0.5}  # their windows are others
+    for metric, found in zip(least, pulls(a, b, f.detach())[1:], strict=True):
+        (expected,) = torch.autograd.grad(metric(a, b, f).sum(), f)
+        assert alike(found, expected) > least[metric], metric.__name__
+
+
+@pytest.mark.parametrize(
+    ("place", "metric"), list(enumerate([metrics.qabf, metrics.vif_pair, metrics.ssim_pair, metrics.mef_ssim]))
+)
+def test_a_little_along_a_pull_is_better_and_against_it_worse(slices, place, metric):
+    a, b, f = slices
+    along = pulls(a, b, f)[place]
+    along = 0.002 * along / along.std()
+    assert (metric(a, b, f - along) < metric(a, b, f)).all()
+    assert (metric(a, b, f) < metric(a, b, f + along)).all()
+
+
+def test_a_pull_does_not_know_which_source_is_first(slices):
+    a, b, f = slices
+    for one, other in zip(pulls(a, b, f), pulls(b, a, f), strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(one.std()))
+
+
+def test_nothing_pulls_where_all_is_flat_or_black():
+    for grey in (0.0, 0.4):
+        x = torch.full((1, 1, 12, 16), grey)
+        assert all(pull.abs().max() < 1e-3 for pull in pulls(x, x, x))
+
+
+def moving(steps=2):
+    """A refinement that goes far, and not the same way everywhere."""
+    torch.manual_seed(4)
+    refinement = Refinement(steps)
+    for step in refinement.steps:
+        torch.nn.init.normal_(step.out.weight)
+    return refinement
+
+
+def test_untrained_it_changes_nothing(slices):
+    a, b, f = slices
+    assert torch.equal(Refinement(3)(a, b, f, limits(a, b)), f)
+
+
+def test_it_keeps_to_the_limits_and_to_the_order_of_nothing(slices):
+    a, b, f = slices
+    low, high = limits(a, b)
+    with torch.inference_mode():
+        refined = moving()(a, b, f, (low, high))
+        assert (refined - f).abs().mean() > 0.01
+        assert (refined >= low).all()
+        assert (refined <= high).all()
+        assert torch.allclose(refined, moving()(b, a, f, (low, high)), atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (9, 14), (14, 9)])
+def test_any_size(size):
+    a, b = torch.rand(2, 3, 1, *size, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        refined = moving()(a, b, (a + b) / 2, limits(a, b))
+    assert refined.shape == a.shape
+    assert torch.isfinite(refined).all()
+
+
+def test_an_odd_slice_is_one_that_goes_on(slices):
+    a, b, f = (x[..., :63, :65] for x in slices)
+    on = [torch.nn.functional.pad(x, (0, 1, 0, 1), mode="replicate") for x in (a, b, f)]
+    with torch.inference_mode():
+        refined, expected = moving()(a, b, f, limits(a, b)), moving()(*on, limits(*on[:2]))
+    assert torch.equal(refined, expected[..., :63, :65])
+
+
+def test_gradients_reach_every_value(slices):
+    a, b, f = slices
+    refinement = moving()
+    refinement(a, b, f, limits(a, b)).square().mean().backward()
+    assert all(torch.isfinite(p.grad).all() and p.grad.abs().max() > 0 for p in refinement.parameters())
+
+
+def test_autocast_does_not_reach_it(slices):
+    """Ratios of weak edges need all their digits, whatever the network trains in."""
+    a, b, _ = slices
+    torch.manual_seed(0)
+    net = ASFEFusion(COMPACT).eval()
+    seen = []
+    net.refinement.steps[0].register_forward_hook(lambda module, given, found: seen.append((given[0], *found)))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert net(a, b).dtype == torch.float32
+    assert {x.dtype for x in seen[0]} == {torch.float32}
+
+
+def test_the_shipped_one_earns_its_place(slices):
+    """Of edges and of information it keeps more than the blend that it starts from."""
+    a, b, _ = slices
+    net, blends = load(), []
+    assert len(net.refinement.steps) == net.config.refinements > 0
+    net.refinement.register_forward_pre_hook(lambda module, given: blends.append(given[2]))
+    with torch.inference_mode():
+        f = net(a, b)
+    for metric in (metrics.qabf, metrics.vif_pair):
+        assert (metric(a, b, f) > metric(a, b, blends[0])).all()
