@@ -8,6 +8,7 @@ from ASFEFusionLib import phantom
 from ASFEFusionLib.network import ASFEFusion, load
 from ASFEFusionLib.network.configs import COMPACT
 from ASFEFusionLib.network.decoder import limits
+from ASFEFusionLib.network.fast_refinement import REACH, FastEdges, FastRefinement, doubled_phases, phases, shown, whole
 from ASFEFusionLib.network.pulls import STRENGTH, detail_pulls, details, edge_pull, edges, gathered, gradient
 from ASFEFusionLib.network.refinement import Refinement
 from ASFEFusionLib.research import metrics
@@ -104,12 +105,12 @@ def test_nothing_pulls_where_all_is_flat_or_black():
         assert all(pull.abs().max() < 1e-3 for pull in pulls(x, x, x))
 
 
-def moving(steps=2):
+def moving(steps=2, far=1.0):
     """A refinement that goes far, and not the same way everywhere."""
     torch.manual_seed(4)
     refinement = Refinement(steps)
     for step in refinement.steps:
-        torch.nn.init.normal_(step.out.weight)
+        torch.nn.init.normal_(step.out.weight, std=far)
     return refinement
 
 
@@ -163,6 +164,59 @@ def test_autocast_does_not_reach_it(slices):
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert net(a, b).dtype == torch.float32
     assert {x.dtype for x in seen[0]} == {torch.float32}
+
+
+def both(refinement, a, b, f):
+    """What the form for training gives, and the one that runs."""
+    with torch.inference_mode():
+        return refinement(a, b, f, limits(a, b)), FastRefinement(refinement)(a, b, f.clone(), limits(a, b))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (64, 64), (33, 50)])
+def test_as_it_runs_it_is_the_same(size):
+    a, b = torch.rand(2, 2, 1, *size, generator=torch.Generator().manual_seed(1))
+    plain, fast = both(moving(far=0.02), a, b, (a + b) / 2)  # not so far that all ends at the limits
+    assert (plain - fast).abs().max() < 1e-4
+    assert (plain - (a + b) / 2).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("place", [(30, 60, 41, 77), (0, 25, 60, 96), (50, 51, 30, 31), (0, 101, 0, 96)])
+def test_black_around_is_left_out_and_changes_nothing(place):
+    """Wherever what is not black lies; in one slice of two elsewhere."""
+    top, bottom, left, right = place
+    a, b = torch.rand(2, 2, 1, 101, 96, generator=torch.Generator().manual_seed(2))
+    seen = torch.zeros(2, 1, 101, 96)
+    seen[0, :, top:bottom, left:right] = 1
+    seen[1, :, bottom - 1 : bottom, left:right] = 1
+    a, b = a * seen, b * seen
+    plain, fast = both(moving(far=0.02), a, b, (a + b) / 2)
+    assert (plain - fast).abs().max() < 1e-4
+    assert (fast[seen == 0] == 0).all()
+    rows, columns = shown(seen)
+    assert rows.start % 2 == columns.start % 2 == 0
+    assert rows.start <= max(0, top - REACH)
+    assert rows.stop >= min(101, bottom + REACH)
+
+
+def test_all_black():
+    black = torch.zeros(1, 1, 20, 18)
+    assert torch.equal(both(moving(), black, black, black)[1], black)
+
+
+def test_phases_and_back():
+    x = torch.rand(2, 3, 10, 14)
+    assert torch.equal(whole(phases(x)), x)
+    assert torch.equal(phases(x)[:, :, 2], x[..., 1::2, ::2])
+    small = torch.rand(2, 3, 1, 7)
+    large = torch.nn.functional.interpolate(small, scale_factor=2, mode="bilinear")
+    assert torch.allclose(whole(doubled_phases(small, torch.empty(2, 3, 4, 1, 7))), large, atol=1e-6)
+
+
+def test_fast_edges(slices):
+    a, b, f = slices
+    sources = torch.cat([a, b], 1)
+    expected = edge_pull(edges(sources), f)
+    assert torch.allclose(FastEdges(sources).pull(f), expected, atol=1e-3 * float(expected.abs().max()))
 
 
 def test_the_shipped_one_earns_its_place(slices):

@@ -11,7 +11,7 @@ from .aff import SpectrumMask
 from .asfe import ASFEFusion
 from .decoder import RESIDUAL, BlendHead, UpPath
 from .encoder import ConvBlock
-from .fusion_level import ExpertFusion
+from .fast_refinement import FastRefinement
 from .sfef import SFEF
 
 # How the 3 taps of a kernel's row on an upsampled picture fall on 3 neighbours in the picture before: (phase,
@@ -55,10 +55,12 @@ def prepared(net: ASFEFusion, precision: str = "float32", fast: bool = True) -> 
         net.precision = precision
         net.head = FastHead(net.decoder.blocks[0], net.head, fine)
         net.decoder = FastUpPath(net.decoder)
+        if net.config.refinements:
+            net.refinement = FastRefinement(net.refinement)
         first, second, *others = net.encoder.blocks
         first.conv2 = _in_kind(first.conv2, fine)  # not conv1: a rounded slice itself is what shows most
         net.encoder.blocks = nn.ModuleList([first, _in_kind(second, fine), *(_in_kind(x, coarse) for x in others)])
-        kinds = [coarse if isinstance(x, ExpertFusion) else fine for x in net.fusion]
+        kinds = [fine] + [coarse] * (len(net.fusion) - 1)
         net.fusion = nn.ModuleList(_in_kind(x, kind) for x, kind in zip(net.fusion, kinds, strict=True))
         net.decoder.blocks = nn.ModuleList(_in_kind(x, coarse) for x in net.decoder.blocks)
         for module in net.modules():

@@ -10,11 +10,13 @@ import torch.nn.functional as F
 
 # Added to the strength of an edge (Sobel of slices in [0, 1]): what is weaker has no direction.
 FLAT = 1e-3
+# Sine of an angle between two edges that is hardly one.
+AGREE = 0.02
 # The psychometric curves of Xydeas and Petrovic 2000 for strength and orientation, gain and middle, as Qabf has them;
 # orientation in right angles.
 STRENGTH, ORIENTATION = (15.0, 0.5), (22.0, 0.2)
 # Least deviation, variance of a blend, and variance of a source that is divided by.
-TINY, FAINT, NOTHING = 5e-4, 1e-2, 1e-7
+TINY, FAINT, NOTHING = 5e-4, 1e-2, 1e-6
 # Of the eye in VIF (grey levels of 255, squared), and what keeps SSIM's ratios finite (of 1, squared).
 NOISE, C1, C2 = 2.0 / 255**2, 0.01**2, 0.03**2
 
@@ -66,9 +68,12 @@ def edge_pull(sources: Edges, f: torch.Tensor) -> torch.Tensor:
     of_strength = torch.sigmoid(STRENGTH[0] * (ratio - STRENGTH[1]))
     of_orientation = torch.sigmoid(ORIENTATION[0] * (ORIENTATION[1] - sine.abs() * (2 / math.pi)))
     kept = of_strength * of_orientation
+    # To which side: of edges that agree to a degree it is rounding that would tell.
+    side = sine * cosine
+    side = side / (side.abs() + AGREE)
     # Along the edge's own direction an edge gets stronger, across it turns.
     growth = STRENGTH[0] * kept * (1 - of_strength) * torch.where(stronger < 1, 1.0, -ratio.square())
-    turn = ORIENTATION[0] * (2 / math.pi) * kept * (1 - of_orientation) * weaker * torch.sign(sine * cosine)
+    turn = ORIENTATION[0] * (2 / math.pi) * kept * (1 - of_orientation) * weaker * side
     growth, turn = growth.sum(1, keepdim=True), turn.sum(1, keepdim=True)
     return gathered(growth * own.across + turn * own.down, growth * own.down - turn * own.across)
 
@@ -122,8 +127,19 @@ def detail_pulls(sources: Details, f: torch.Tensor) -> tuple[torch.Tensor, ...]:
     SSIM with each source (Wang et al. 2004, doi 10.1109/TIP.2003.819861) and of MEF-SSIM (Ma, Zeng and Wang 2015, doi
     10.1109/TIP.2015.2442920), all in windows of some 12 pixels.
     """
-    x, mean, variance, share = sources
-    moments = blurred(halved(torch.cat([f, f.square(), f * x], 1)))
+    moments = blurred(halved(torch.cat([f, f.square(), f * sources.x], 1)))
+    planes = F.interpolate(blurred(planes_of_pulls(sources, moments)), scale_factor=2, mode="bilinear")
+    towards = planes.unflatten(1, (3, 4)) * torch.cat([f, torch.ones_like(f), sources.x], 1).unsqueeze(1)
+    return towards.sum(2).split(1, 1)
+
+
+def planes_of_pulls(sources: Details, moments: torch.Tensor) -> torch.Tensor:
+    """What the three pulls are made of, at half a slice's side, not yet blurred: (N, 3 x 4, H / 2, W / 2).
+
+    Each pull is a sum of the fused slice, one and the two sources, each times a plane. `moments`: means in windows of
+    the fused slice, its square, and its products with the sources.
+    """
+    _, mean, variance, share = sources
     own, square, product = moments.split([1, 1, 2], 1)
     of_own = (square - own.square()).clamp(min=0)
     shared = product - own * mean
@@ -146,6 +162,4 @@ def detail_pulls(sources: Details, f: torch.Tensor) -> tuple[torch.Tensor, ...]:
     for by_variance, by_shared, by_mean in (information, structure, patches):
         both = 2 * by_variance.sum(1, keepdim=True)
         planes += [both, (by_mean - by_shared * mean).sum(1, keepdim=True) - both * own, by_shared]
-    planes = F.interpolate(blurred(torch.cat(planes, 1)), scale_factor=2, mode="bilinear")
-    towards = planes.unflatten(1, (3, 4)) * torch.cat([f, torch.ones_like(f), x], 1).unsqueeze(1)
-    return towards.sum(2).split(1, 1)
+    return torch.cat(planes, 1)

@@ -1,0 +1,178 @@
+"""The refinement as it runs: the same sums as `refinement` and `pulls` make, in fewer passes through memory.
+
+A slice is kept as its four phases, the pixels of even and odd rows and columns apart, (N, C, 4, H / 2, W / 2): taking
+means of 2 x 2 and interpolating then are sums of whole planes. What is large is made once and written over by each
+step: fresh memory costs more than the sums. Nothing here carries a gradient.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .pulls import AGREE, FLAT, ORIENTATION, STRENGTH, Details, blurred, details, edges, planes_of_pulls
+from .refinement import SIZES, Refinement
+
+# How far, in pixels, what a step does reaches; what is black stays black.
+REACH = 12
+
+
+def phases(x: torch.Tensor) -> torch.Tensor:
+    """(N, C, H, W), H and W even -> (N, C, 4, H / 2, W / 2)."""
+    return x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 1, 3, 5, 2, 4).flatten(2, 3).contiguous()
+
+
+def whole(x: torch.Tensor) -> torch.Tensor:
+    """The inverse of `phases`."""
+    return x.unflatten(2, (2, 2)).permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)
+
+
+def doubled_phases(x: torch.Tensor, into: torch.Tensor) -> torch.Tensor:
+    """(N, C, h, w) -> the phases (N, C, 4, h, w) of what it is when doubled by bilinear interpolation, `into`."""
+    h, w = x.shape[2:]
+    x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    quarter = x * 0.25
+    for row in range(2):
+        rows = torch.add(quarter[..., 2 * row : h + 2 * row, :], x[..., 1:-1, :], alpha=0.75)
+        quarters = rows * 0.25
+        for column in range(2):
+            near = quarters[..., 2 * column : w + 2 * column]
+            torch.add(near, rows[..., 1:-1], alpha=0.75, out=into[:, :, 2 * row + column])
+    return into
+
+
+class FastEdges:
+    """`edge_pull` towards the same two sources again and again."""
+
+    def __init__(self, sources: torch.Tensor) -> None:
+        self.strength, self.across, self.down = edges(sources)
+        self.inverse = self.strength.reciprocal()
+
+    def pull(self, f: torch.Tensor) -> torch.Tensor:
+        """As `pulls.edge_pull`."""
+        padded = F.pad(f, (1, 1, 1, 1), mode="replicate")
+        rows = (padded[..., :-2, :] + padded[..., 2:, :]).add_(padded[..., 1:-1, :], alpha=2)
+        columns = (padded[..., :-2] + padded[..., 2:]).add_(padded[..., 1:-1], alpha=2)
+        across, down = rows[..., 2:] - rows[..., :-2], columns[..., 2:, :] - columns[..., :-2, :]
+        strength = across.square().addcmul_(down, down).add_(FLAT**2).sqrt_()
+        inverse = strength.reciprocal()
+        across.mul_(inverse)
+        down.mul_(inverse)
+        sine = (self.across * down).addcmul_(self.down, across, value=-1)
+        cosine = (self.across * across).addcmul_(self.down, down)
+        side = cosine.mul_(sine)
+        side = side.div_(side.abs().add_(AGREE))
+        gain, middle = ORIENTATION
+        right = sine.abs_().mul_(-gain * 2 / math.pi).add_(gain * middle).sigmoid_()
+        stronger, weaker = strength * self.inverse, self.strength * inverse
+        ratio = torch.minimum(stronger, weaker)
+        fades = stronger.ge_(1)  # 1 where a stronger edge would be one too strong
+        gain, middle = STRENGTH
+        strong = (ratio * gain).sub_(gain * middle).sigmoid_()
+        kept = strong * right
+        growth = kept.addcmul(kept, strong, value=-1)
+        # Times 1, or where it fades minus the square of the ratio.
+        growth.addcmul_(growth * fades, ratio.square_().add_(1), value=-1)
+        turn = kept.addcmul_(kept, right, value=-1).mul_(weaker).mul_(side)
+        growth = (growth[:, :1] + growth[:, 1:]).mul_(STRENGTH[0])
+        turn = (turn[:, :1] + turn[:, 1:]).mul_(ORIENTATION[0] * 2 / math.pi)
+        return _gathered((growth * across).addcmul_(turn, down), growth.mul_(down).addcmul_(turn, across, value=-1))
+
+
+def _gathered(across: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    """As `pulls.gathered`."""
+    across = F.pad(F.pad(across, (1, 1, 0, 0)), (0, 0, 1, 1), mode="replicate")
+    down = F.pad(F.pad(down, (0, 0, 1, 1)), (1, 1, 0, 0), mode="replicate")
+    rows = (across[..., :-2, :] + across[..., 2:, :]).add_(across[..., 1:-1, :], alpha=2)
+    columns = (down[..., :-2] + down[..., 2:]).add_(down[..., 1:-1], alpha=2)
+    return (rows[..., :-2] - rows[..., 2:]).add_(columns[..., :-2, :]).sub_(columns[..., 2:, :])
+
+
+class FastDetails:
+    """`detail_pulls` towards the same two sources again and again, in phases."""
+
+    def __init__(self, sources: torch.Tensor, apart: torch.Tensor) -> None:
+        """The sources (N, 2, H, W), and their phases."""
+        self.of: Details = details(sources)
+        self.apart = apart
+        n, _, four, h, w = apart.shape
+        self._planes = apart.new_empty(n, 12, four, h, w)
+
+    def pull(self, f: torch.Tensor, into: torch.Tensor) -> None:
+        """As `pulls.detail_pulls` of the phases (N, 1, 4, h, w) of f, written to `into` (N, 3, 4, h, w)."""
+        moments = torch.cat([f.mean(2), f.square().mean(2), (f * self.apart).mean(2)], 1)
+        planes = blurred(planes_of_pulls(self.of, blurred(moments)))
+        planes = doubled_phases(planes, self._planes).unflatten(1, (3, 4))
+        torch.mul(planes[:, :, 0], f, out=into).add_(planes[:, :, 1])
+        for source in range(2):
+            into.addcmul_(planes[:, :, 2 + source], self.apart[:, source : source + 1])
+
+
+def shown(x: torch.Tensor) -> tuple[slice, slice]:
+    """Rows and columns of (N, 1, H, W) that hold all that is not black, and `REACH` pixels about it; even ones."""
+    lit = (x > 0).any(0)[0]
+    found = []
+    for along in (lit.any(1), lit.any(0)):
+        places = along.nonzero()
+        first, last = (int(places[0]), int(places[-1])) if len(places) else (0, -1)
+        found.append(slice(max(0, first - REACH) // 2 * 2, min(len(along), (last + REACH) // 2 * 2 + 2)))
+    return tuple(found)
+
+
+class FastRefinement(nn.Module):
+    """`Refinement`, with its values. Writes over the blend that it is given."""
+
+    def __init__(self, refinement: Refinement) -> None:
+        super().__init__()
+        self.steps = refinement.steps
+        self.register_buffer("sizes", torch.tensor(SIZES).T.reshape(len(SIZES[0]), 1, -1, 1, 1, 1), persistent=False)
+
+    def forward(
+        self, a: torch.Tensor, b: torch.Tensor, f: torch.Tensor, limits: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        if f.is_cpu:  # elsewhere to look would be to wait
+            rows, columns = shown(limits[1])
+            a, b, part, *limits = (x[..., rows, columns] for x in (a, b, f, *limits))
+            if part.numel():
+                f[..., rows, columns] = self._refined(a, b, part, limits)
+            return f
+        return self._refined(a, b, f, limits)
+
+    def _refined(
+        self, a: torch.Tensor, b: torch.Tensor, f: torch.Tensor, limits: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        height, width = f.shape[-2:]
+        if height % 2 or width % 2:
+            a, b, f, *limits = (F.pad(x, (0, width % 2, 0, height % 2), mode="replicate") for x in (a, b, f, *limits))
+        sources = torch.cat([a, b], 1)
+        apart = phases(sources)
+        least, greatest = (phases(x) for x in limits)
+        their_edges, their_details = FastEdges(sources), FastDetails(sources, apart)
+        n, _, _, h, w = apart.shape
+        # The last plane of ones brings the hidden values' bias along.
+        seen = f.new_ones(n, self.steps[0].hidden.in_features + 1, 4, h, w)
+        torch.amin(apart, 1, out=seen[:, 0])
+        torch.amax(apart, 1, out=seen[:, 1])
+        difference = seen[:, 1:2] - seen[:, :1]
+        pulls, strength, greater = f.new_empty(3, n, len(SIZES), 4, h, w)
+        hidden, moves = (f.new_empty(n, layer.out_features, 4 * h * w) for layer in self.steps[0].children())
+        now = phases(f)
+        for step in self.steps:
+            pulls[:, :1] = phases(their_edges.pull(f))
+            their_details.pull(now, pulls[:, 1:])
+            seen[:, 2:3] = now
+            torch.abs(pulls, out=strength)
+            for place, sizes in enumerate(self.sizes):
+                torch.add(strength, sizes, out=greater)
+                torch.div(pulls, greater, out=seen[:, 3 + place : -1 : len(self.sizes)])
+            weight = torch.cat([step.hidden.weight, step.hidden.bias[:, None]], 1).expand(n, -1, -1)
+            torch.bmm(weight, seen.flatten(2), out=hidden).relu_()
+            torch.bmm(step.out.weight.expand(n, -1, -1), hidden, out=moves).add_(step.out.bias[:, None])
+            share, grey = moves.unflatten(2, (4, h, w)).split(1, 1)
+            now.add_(grey).addcmul_(share, difference)
+            torch.minimum(torch.maximum(now, least, out=now), greatest, out=now)
+            f = whole(now)
+        return f[..., :height, :width]
