@@ -44,7 +44,7 @@ def test_all_is_measured_and_saved(measured):
     (profile,) = found["profile"]
     parts = {row["part"]: row["seconds"] for row in profile["rows"]}
     assert list(parts)[:2] == ["encoder, full side", "encoder, side / 2"]
-    assert {"CASF", "AFF", "SFEF", "decoder", "last block and head", "the rest"} < set(parts)
+    assert {"CASF", "AFF", "SFEF", "decoder", "last block and head", "refinement", "the rest"} < set(parts)
     assert all(seconds > 0 for name, seconds in parts.items() if name != "the rest")
     assert sum(parts.values()) == pytest.approx(profile["whole_s"], rel=0.3)
     grey, coloured = found["volume"]

@@ -95,7 +95,7 @@ def test_what_stays_in_float32(ready):
     handles = [
         net.encoder.blocks[0].conv1.register_forward_hook(note("first")),
         net.encoder.blocks[1].register_forward_hook(note("inner")),
-        net.fusion[1].module.aff.masks[0].register_forward_hook(note("spectrum")),
+        net.fusion[2].module.aff.masks[0].register_forward_hook(note("spectrum")),
         net.head.register_forward_hook(note("head")),
     ]
     a, b = pair(1, 32, 32)

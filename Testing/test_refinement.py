@@ -157,13 +157,16 @@ def test_gradients_reach_every_value(slices):
 def test_autocast_does_not_reach_it(slices):
     """Ratios of weak edges need all their digits, whatever the network trains in."""
     a, b, _ = slices
-    torch.manual_seed(0)
     net = ASFEFusion(COMPACT).eval()
+    net.refinement = moving(3, far=0.02)
     seen = []
-    net.refinement.steps[0].register_forward_hook(lambda module, given, found: seen.append((given[0], *found)))
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        assert net(a, b).dtype == torch.float32
-    assert {x.dtype for x in seen[0]} == {torch.float32}
+    net.refinement.register_forward_hook(lambda module, given, found: seen.append((given, found)))
+    with torch.inference_mode():
+        with torch.autocast("cpu", torch.bfloat16):
+            net(a, b)
+        given, found = seen[0]
+        assert (found - given[2]).abs().max() > 1e-3
+        assert torch.equal(net.refinement(*given), found)
 
 
 def both(refinement, a, b, f):
@@ -176,7 +179,8 @@ def both(refinement, a, b, f):
 def test_as_it_runs_it_is_the_same(size):
     a, b = torch.rand(2, 2, 1, *size, generator=torch.Generator().manual_seed(1))
     plain, fast = both(moving(far=0.02), a, b, (a + b) / 2)  # not so far that all ends at the limits
-    assert (plain - fast).abs().max() < 1e-4
+    # A slice of one window is flat: there rounding is all that pulls.
+    assert (plain - fast).abs().max() < (1e-5 if min(size) > 8 else 1e-3)
     assert (plain - (a + b) / 2).abs().max() > 1e-3
 
 
@@ -190,7 +194,7 @@ def test_black_around_is_left_out_and_changes_nothing(place):
     seen[1, :, bottom - 1 : bottom, left:right] = 1
     a, b = a * seen, b * seen
     plain, fast = both(moving(far=0.02), a, b, (a + b) / 2)
-    assert (plain - fast).abs().max() < 1e-4
+    assert (plain - fast).abs().max() < 1e-5
     assert (fast[seen == 0] == 0).all()
     rows, columns = shown(seen)
     assert rows.start % 2 == columns.start % 2 == 0
