@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from ASFEFusionLib import engine, machine
 from ASFEFusionLib.engine import Engine, cpu_threads
 from ASFEFusionLib.errors import Cancelled, FusionError
 from ASFEFusionLib.fusion import fuse
-from ASFEFusionLib.network import load
+from ASFEFusionLib.network import COMPACT, ASFEFusion, load, weights
 from ASFEFusionLib.network.weights import find
 from ASFEFusionLib.volume import Volume
 
@@ -151,11 +152,12 @@ def test_precision(monkeypatch):
     with pytest.raises(FusionError) as caught:
         Engine(None, "cpu", "float8")
     assert caught.value.code == "setting_unknown"
-    assert Engine(None, "cpu", "float32").precision == "float32"
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
-    assert Engine(None, "cpu").precision == "bfloat16"
-    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    assert engine.quickest("cpu") == "bfloat16"
+    # Its refinement would show what is rounded.
     assert Engine(None, "cpu").precision == "float32"
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    assert engine.quickest("cpu") == "float32"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     assert engine.quickest("cuda") == "float16"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (6, 1))
@@ -166,7 +168,11 @@ def test_precision(monkeypatch):
 def test_weights_of_ones_own_stay_in_float32(monkeypatch, tmp_path):
     """Reduced precision is tested with the shipped ones alone: others can turn black to white."""
     monkeypatch.setattr(engine, "quickest", lambda device: "bfloat16")
-    own = shutil.copy(find(), tmp_path / "own.pt")
+    folder = tmp_path / "shipped"
+    folder.mkdir()
+    monkeypatch.setattr(weights, "FOLDER", folder)
+    weights.save(folder / "compact.pt", ASFEFusion(replace(COMPACT, refinements=0)), {})
+    own = shutil.copy(folder / "compact.pt", tmp_path / "own.pt")
     assert Engine(str(own), "cpu").precision == "float32"
     assert Engine(str(find()), "cpu").precision == Engine("compact", "cpu").precision == "bfloat16"
 

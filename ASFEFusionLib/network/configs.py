@@ -59,16 +59,16 @@ class NetworkConfig:
 # goes: the last steps look at the slices themselves.
 COMPACT = NetworkConfig(
     name="compact",
-    channels=(8, 16, 32, 48),
-    hidden=(8, 16, 32, 48),
+    channels=(8, 16, 32),
+    hidden=(8, 16, 32),
     stem=0,
-    patches=(0, 0, 0, 2),
+    patches=(0, 0, 4),
     token_width=64,
     heads=4,
     experts=4,
     slots=8,
     expansion=2,
-    decoder=((8, 2), (16, 8), (24, 24), (32, 32)),
+    decoder=((8, 2), (16, 8), (24, 24)),
     window=128,
     multiple=16,
     head="blend",
@@ -118,9 +118,9 @@ PAPER = NetworkConfig(
 WIDE = replace(
     COMPACT,
     name="wide",
-    channels=(12, 20, 32, 48),
-    hidden=(12, 20, 32, 48),
-    decoder=((12, 2), (20, 12), (24, 24), (32, 32)),
+    channels=(12, 20, 32),
+    hidden=(12, 20, 32),
+    decoder=((12, 2), (20, 12), (24, 24)),
     refinements=0,
 )
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .pulls import AGREE, FLAT, ORIENTATION, STRENGTH, Details, blurred, details, edges, planes_of_pulls
-from .refinement import SIZES, Refinement
+from .refinement import SIZES, WIDTH, Refinement, Step
 
 # How far, in pixels, what a step does reaches; what is black stays black.
 REACH = 12
@@ -122,12 +122,27 @@ def shown(x: torch.Tensor) -> tuple[slice, slice]:
     return tuple(found)
 
 
+class FastStep(nn.Module):
+    """`Step`: what it sees, with a plane of ones behind that brings the hidden values' bias along, to its moves."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__()
+        self.hidden = nn.Parameter(torch.cat([step.hidden.weight, step.hidden.bias[:, None]], 1), requires_grad=False)
+        self.out, self.bias = step.out.weight, nn.Parameter(step.out.bias[:, None], requires_grad=False)
+
+    def forward(self, seen: torch.Tensor, hidden: torch.Tensor, moves: torch.Tensor) -> torch.Tensor:
+        """(N, inputs + 1, pixels) -> `moves` (N, 2, pixels), by way of `hidden` (N, `WIDTH`, pixels)."""
+        n = len(seen)
+        torch.bmm(self.hidden.expand(n, -1, -1), seen, out=hidden).relu_()
+        return torch.bmm(self.out.expand(n, -1, -1), hidden, out=moves).add_(self.bias)
+
+
 class FastRefinement(nn.Module):
     """`Refinement`, with its values. Writes over the blend that it is given."""
 
     def __init__(self, refinement: Refinement) -> None:
         super().__init__()
-        self.steps = refinement.steps
+        self.steps = nn.ModuleList(FastStep(step) for step in refinement.steps)
         self.register_buffer("sizes", torch.tensor(SIZES).T.reshape(len(SIZES[0]), 1, -1, 1, 1, 1), persistent=False)
 
     def forward(
@@ -152,13 +167,12 @@ class FastRefinement(nn.Module):
         least, greatest = (phases(x) for x in limits)
         their_edges, their_details = FastEdges(sources), FastDetails(sources, apart)
         n, _, _, h, w = apart.shape
-        # The last plane of ones brings the hidden values' bias along.
-        seen = f.new_ones(n, self.steps[0].hidden.in_features + 1, 4, h, w)
+        seen = f.new_ones(n, self.steps[0].hidden.shape[1], 4, h, w)
         torch.amin(apart, 1, out=seen[:, 0])
         torch.amax(apart, 1, out=seen[:, 1])
         difference = seen[:, 1:2] - seen[:, :1]
         pulls, strength, greater = f.new_empty(3, n, len(SIZES), 4, h, w)
-        hidden, moves = (f.new_empty(n, layer.out_features, 4 * h * w) for layer in self.steps[0].children())
+        hidden, moves = (f.new_empty(n, count, 4 * h * w) for count in (WIDTH, 2))
         now = phases(f)
         for step in self.steps:
             pulls[:, :1] = phases(their_edges.pull(f))
@@ -168,10 +182,7 @@ class FastRefinement(nn.Module):
             for place, sizes in enumerate(self.sizes):
                 torch.add(strength, sizes, out=greater)
                 torch.div(pulls, greater, out=seen[:, 3 + place : -1 : len(self.sizes)])
-            weight = torch.cat([step.hidden.weight, step.hidden.bias[:, None]], 1).expand(n, -1, -1)
-            torch.bmm(weight, seen.flatten(2), out=hidden).relu_()
-            torch.bmm(step.out.weight.expand(n, -1, -1), hidden, out=moves).add_(step.out.bias[:, None])
-            share, grey = moves.unflatten(2, (4, h, w)).split(1, 1)
+            share, grey = step(seen.flatten(2), hidden, moves).unflatten(2, (4, h, w)).split(1, 1)
             now.add_(grey).addcmul_(share, difference)
             torch.minimum(torch.maximum(now, least, out=now), greatest, out=now)
             f = whole(now)

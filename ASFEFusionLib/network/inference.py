@@ -20,9 +20,8 @@ TAPS = [
     [[0.75, 0.25, 0.0], [0.25, 0.75, 0.75], [0.0, 0.0, 0.25]],
     [[0.25, 0.0, 0.0], [0.75, 0.75, 0.25], [0.0, 0.25, 0.75]],
 ]
-# Types of what has the full or half a slice's side, and of the coarser levels with the fusion by experts. With the
-# shipped weights a picture differs from that of float32 by less than 1 of 255 levels everywhere: when last measured
-# by 0.25 in bfloat16; with bfloat16 from half a slice's side on it would be 1.05.
+# Types of what has the full or half a slice's side, and of the coarser levels with the fusion by experts. A blend
+# differs from that of float32 by less than 1 of 255 levels everywhere; a refinement would make up to 3 of it.
 PRECISIONS = {
     "float32": (torch.float32, torch.float32),
     "bfloat16": (torch.float32, torch.bfloat16),
@@ -36,10 +35,12 @@ def prepared(net: ASFEFusion, precision: str = "float32", fast: bool = True) -> 
     """The network in eval mode made ready to run, in place; pictures stay the same to rounding.
 
     Batch norm goes into the convolutions, and upsampling, under a blending head, behind or into them. `precision`: one
-    of `PRECISIONS`; the attribute `precision` says what it came to, as a network without a blending head stays in
-    float32. Fourier transforms, what a softmax sums, the first convolution, the head's last sums and the blend are in
-    float32 anyway. Not `fast`: no more than batch norm, for devices on which the rest is not tried.
+    of `PRECISIONS`; the attribute `precision` says what it came to: float32 for a network with a refinement, or without
+    a blending head. Fourier transforms, what a softmax sums, the first convolution, the head's last sums and the blend
+    are in float32 anyway. Not `fast`: no more than batch norm, for devices on which the rest is not tried.
     """
+    if net.config.refinements:
+        precision = "float32"
     fine, coarse = PRECISIONS[precision]
     net.precision = "float32"
     for module in list(net.modules()):
