@@ -1,4 +1,4 @@
-"""Encoder: one slice to features at four sizes, the same weights for both sources."""
+"""Encoder: one slice to features at several sizes, the same weights for both sources."""
 
 from __future__ import annotations
 
