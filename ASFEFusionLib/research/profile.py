@@ -65,6 +65,7 @@ def _parts(net: Any) -> dict[str, list]:
     from ..network.casf import CASF
     from ..network.decoder import BlendHead, UpPath
     from ..network.encoder import ConvBlock
+    from ..network.fast_refinement import FastRefinement
     from ..network.fusion_level import PlainMerge
     from ..network.inference import FastHead, FastUpPath
     from ..network.refinement import Refinement
@@ -82,7 +83,7 @@ def _parts(net: Any) -> dict[str, list]:
         ("SFEF", SFEF),
         ("decoder", (UpPath, FastUpPath)),
         ("last block and head", (FastHead, BlendHead)),
-        ("refinement", Refinement),
+        ("refinement", (Refinement, FastRefinement)),
     ):
         parts[name] = [module for module in net.modules() if isinstance(module, kinds)]
     return {name: modules for name, modules in parts.items() if modules}
