@@ -10,7 +10,7 @@ from ASFEFusionLib.network.configs import COMPACT, WIDE
 from ASFEFusionLib.research.narrow import GROUPS, narrowed
 
 IDLE = (3, 7)
-WIDER = ((12, 2), (16, 12), (24, 24), (32, 32))
+WIDER = ((12, 2), (16, 12), (24, 24))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_the_wide_network_becomes_the_compact_one(net, pictures):
 
 def test_a_refinement_that_is_there_stays(pictures):
     torch.manual_seed(2)
-    net = ASFEFusion(replace(COMPACT, channels=(12, 16, 32, 48), hidden=(12, 16, 32, 48), decoder=WIDER)).eval()
+    net = ASFEFusion(replace(COMPACT, channels=(12, 16, 32), hidden=(12, 16, 32), decoder=WIDER)).eval()
     torch.nn.init.normal_(net.refinement.steps[1].out.weight)
     narrow = narrowed(net, COMPACT.channels[:2], pictures)
     assert narrow.config == COMPACT

@@ -99,11 +99,16 @@ def test_no_seam_from_padding_or_windows(net):
     y, x = torch.meshgrid(torch.linspace(0, 3, height), torch.linspace(0, 4, width), indexing="ij")
     a = (0.5 + 0.3 * torch.sin(x) * torch.cos(y))[None, None]
     b = (0.5 + 0.3 * torch.cos(1.3 * x + y))[None, None]
+    blending = load()
+    blending.refinement = Blend()
     f = net(a, b)[0, 0]
-    for picture in (f, f.T):
-        lines = picture.diff(dim=-1).abs().mean(0)  # mean step across each line
-        around = torch.stack([lines.roll(shift) for shift in (-4, -3, -2, 2, 3, 4)]).mean(0)
-        assert (lines / around)[10:-10].max() < 1.2
+    for fused, refined in ((blending(a, b)[0, 0], False), (f, True)):
+        for picture in (fused, fused.T):
+            lines = picture.diff(dim=-1).abs().mean(0)  # mean step across each line
+            around = torch.stack([lines.roll(shift) for shift in (-4, -3, -2, 2, 3, 4)]).mean(0)
+            # The refinement follows contours, which in slices this smooth lie along a line here and there.
+            allowed = 0.25 / 255 if refined else 0.2 * around[10:-10]
+            assert ((lines - around)[10:-10] < allowed).all()
     # At the slice's own ends: as if the picture went on.
     on = net(*(torch.nn.functional.pad(x, (32, 32, 32, 32), mode="replicate") for x in (a, b)))[0, 0, 32:-32, 32:-32]
     assert (f - on).abs().max() * 255 < 12
