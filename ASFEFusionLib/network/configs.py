@@ -39,7 +39,7 @@ class NetworkConfig:
     # Each expert has tensors of its own, as in the authors' checkpoint, which then needs no copy; else they are stacked
     # and computed at once, which is faster where they are small. (Weights of ours do not name this field.)
     experts_apart: bool = False
-    refinements: int = 0  # steps in which the blended slice is brought nearer to its sources' edges
+    refinements: int = 0  # steps in which the blended slice is brought nearer to its sources' edges and detail
 
     def to_dict(self) -> dict:
         """Plain values, as they are stored beside the weights."""
