@@ -42,7 +42,6 @@ PART = 0.25
 LEAST_SIDE = 32
 # Seconds between two calls of `tick` while other threads work.
 INTERVAL = 0.05
-PRECISIONS = ("auto", "float32")
 
 Tick = Callable[[], None]
 
@@ -82,17 +81,6 @@ def _torch() -> object:
     return torch
 
 
-def quickest(device: str) -> str:
-    """The quickest precision of `inference.PRECISIONS` on a device."""
-    torch = _torch()
-    if device == "cuda" and torch.cuda.get_device_capability() >= (7, 0):  # older ones have no quick float16
-        return "float16"
-    # Torch's own function is not public: where it is gone, there is no reduced precision.
-    if device == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)():
-        return "bfloat16"
-    return "float32"
-
-
 class Card(Protocol):
     """A device beside the CPU, with the network on it. A test puts its own in the place of `card`."""
 
@@ -115,17 +103,14 @@ class Card(Protocol):
 class Engine:
     """A loaded network on a device. `weights_name` and `weights_hash` say which.
 
-    `precision`: "auto": as `quickest` says, for shipped weights whose network `inference.prepared` knows it for; or
-    "float32". What it came to is in `self.precision`. `notices`: what is to be said of the run.
+    `notices`: what is to be said of the run.
     """
 
-    def __init__(self, weights: str | None, device: str, precision: str = "auto") -> None:
-        if precision not in PRECISIONS:
-            raise FusionError("setting_unknown", name="precision", value=precision, choices=", ".join(PRECISIONS))
+    def __init__(self, weights: str | None, device: str) -> None:
         device = pick_device(device)
         from .network.weights import find
 
-        self._path, self._wish = find(weights), precision
+        self._path = find(weights)
         self.notices: list[Notice] = []
         self._most = sys.maxsize  # slices at a time; fewer once memory was short
         self._first: float | None = None
@@ -139,13 +124,8 @@ class Engine:
         self.weights_name, self.weights_hash = self.net.weights_name, self.net.weights_hash
 
     def _use(self, device: str) -> None:
-        from .network.weights import FOLDER
-
-        # How little reduced precision changes a picture is tested with the shipped weights; of others nobody knows.
-        known = self._path.resolve().parent == FOLDER
-        precision = (quickest(device) if known else "float32") if self._wish == "auto" else self._wish
-        self.net = _load(str(self._path), os.stat(self._path).st_mtime_ns, device, precision)
-        self.device, self.precision = device, self.net.precision
+        self.net = _load(str(self._path), os.stat(self._path).st_mtime_ns, device)
+        self.device = device
         self._card = None if device == "cpu" else card(device, self.net)
 
     def _leave_card(self, device: str) -> None:
@@ -321,7 +301,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 @functools.lru_cache(maxsize=2)
-def _load(path: str, stamp: int, device: str, precision: str) -> torch.nn.Module:
+def _load(path: str, stamp: int, device: str) -> torch.nn.Module:
     """Keeps the last networks, so that a folder of pictures loads its weights once; a changed file is read anew."""
     torch = _torch()
     from .network import load
@@ -330,7 +310,7 @@ def _load(path: str, stamp: int, device: str, precision: str) -> torch.nn.Module
     # Once a block of this size was freed, glibc keeps up to twice as much for the next one, instead of handing it back
     # and having it zeroed anew by the system for each layer: a tenth of the time of a slice.
     torch.empty(31 << 20, dtype=torch.uint8)
-    net = prepared(load(path), precision, fast=device != "mps").to(device)
+    net = prepared(load(path), fast=device != "mps").to(device)
     for layer in [module for module in net.modules() if not any(module.children())]:
         layer.register_forward_hook(after)
     return net

@@ -109,7 +109,7 @@ def _fuse(
             report.warnings.append(Notice("region_alone"))
     with cpu_threads(settings.threads):
         voxels = _fuse_slices(run, engine, sources, paint, scalar_type=result_type(first, second), order=ground.order)
-    report.device, report.precision = engine.device, engine.precision  # at last: short memory changes them
+    report.device = engine.device  # at last: short memory changes it
     report.slice_seconds = {name: round(seconds, 4) for name, seconds in engine.slice_seconds.items()}
     report.warnings.extend(engine.notices)
     if inner is not None:

@@ -161,8 +161,8 @@ class FusionReport:
     that the network saw (`plane`) and the grid's axis across them (`slice_axis`: "i", "j" or "k"). `windows`: for
     "first" and "second" the low and high value (the volume's units) and where they come from. `overlap`: common volume
     in space over that of the smaller of the two. `seconds`: by stage; `slice_seconds`: of the network until the first
-    batch of slices ("first"), and for each slice after it ("later"). `device`, `precision`: where the network ran at
-    last, and in which number type in part. `colour`: the map (name or table) and which
+    batch of slices ("first"), and for each slice after it ("later"). `device`: where the network ran at last.
+    `colour`: the map (name or table) and which
     volume has it, or None.
     `alignment`: `alignment.Alignment.to_dict()`, of which volumes that were judged as loaded have `search`, `matrix`
     (identity), `trusted`, `confidence`, `reasons` and `verdict`; None: not judged. Its matrix takes points of the first
@@ -174,7 +174,6 @@ class FusionReport:
     modalities: dict[str, str | None] = field(default_factory=dict)
     overlap: float = 0.0
     device: str = ""
-    precision: str = ""
     weights_name: str = ""
     weights_sha256: str = ""
     colour: dict[str, Any] | None = None

@@ -1,12 +1,10 @@
-"""The engine: side by side, cancel, precision; cards whose memory is short, with a simulated one."""
+"""The engine: side by side, cancel; cards whose memory is short, with a simulated one."""
 
 import platform
-import shutil
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,8 +16,7 @@ from ASFEFusionLib import engine, machine
 from ASFEFusionLib.engine import Engine, cpu_threads
 from ASFEFusionLib.errors import Cancelled, FusionError
 from ASFEFusionLib.fusion import fuse
-from ASFEFusionLib.network import COMPACT, ASFEFusion, load, weights
-from ASFEFusionLib.network.weights import find
+from ASFEFusionLib.network import load
 from ASFEFusionLib.volume import Volume
 
 
@@ -45,7 +42,7 @@ def test_slices_come_back_in_their_order(threads, expected, monkeypatch):
     a, b = pair(11)
     used = set()
     with cpu_threads(threads):
-        runs = Engine(None, "cpu", "float32")
+        runs = Engine(None, "cpu")
         here = (threading.get_ident(), 1)
         hook = runs.net.encoder.register_forward_hook(
             lambda *_: used.add((threading.get_ident(), torch.get_num_threads()))
@@ -148,35 +145,6 @@ def test_seconds_of_the_first_slice_and_of_later_ones(monkeypatch):
     assert runs.slice_seconds == {"first": 4.0, "later": 7 / 5}
 
 
-def test_precision(monkeypatch):
-    with pytest.raises(FusionError) as caught:
-        Engine(None, "cpu", "float8")
-    assert caught.value.code == "setting_unknown"
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
-    assert engine.quickest("cpu") == "bfloat16"
-    # Its refinement would show what is rounded.
-    assert Engine(None, "cpu").precision == "float32"
-    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
-    assert engine.quickest("cpu") == "float32"
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
-    assert engine.quickest("cuda") == "float16"
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (6, 1))
-    assert engine.quickest("cuda") == "float32"
-    assert engine.quickest("mps") == "float32"
-
-
-def test_weights_of_ones_own_stay_in_float32(monkeypatch, tmp_path):
-    """Reduced precision is tested with the shipped ones alone: others can turn black to white."""
-    monkeypatch.setattr(engine, "quickest", lambda device: "bfloat16")
-    folder = tmp_path / "shipped"
-    folder.mkdir()
-    monkeypatch.setattr(weights, "FOLDER", folder)
-    weights.save(folder / "compact.pt", ASFEFusion(replace(COMPACT, refinements=0)), {})
-    own = shutil.copy(folder / "compact.pt", tmp_path / "own.pt")
-    assert Engine(str(own), "cpu").precision == "float32"
-    assert Engine(str(find()), "cpu").precision == Engine("compact", "cpu").precision == "bfloat16"
-
-
 class Card:
     """A card that can fuse `most` slices at a time, and does so on the CPU when it is asked for the result."""
 
@@ -215,7 +183,6 @@ def on_card(monkeypatch):
     def give(**facts):
         monkeypatch.setitem(engine.BATCH_PIXELS, "cuda", 8 * 48 * 40)
         monkeypatch.setattr(engine, "pick_device", lambda name: "cuda")
-        monkeypatch.setattr(engine, "quickest", lambda device: "float32")
         monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_, **__: self)
         monkeypatch.setattr(engine, "card", lambda device, net: made.append(Card(net, **facts)) or made[-1])
         runs = Engine(None, "auto")
@@ -301,15 +268,15 @@ def test_a_card_without_memory_leaves_it_to_the_cpu(on_card, expected):
 def test_a_card_that_cannot_hold_the_network(monkeypatch):
     original = engine._load
 
-    def load_there(path, stamp, device, precision):
+    def load_there(path, stamp, device):
         if device == "cuda":
             raise RuntimeError("CUDA error: out of memory")
-        return original(path, stamp, device, precision)
+        return original(path, stamp, device)
 
     load_there.cache_clear = original.cache_clear
     monkeypatch.setattr(engine, "_load", load_there)
     monkeypatch.setattr(engine, "pick_device", lambda name: "cuda")
-    runs = Engine(None, "auto", "float32")
+    runs = Engine(None, "auto")
     assert runs.device == "cpu"
     assert codes(runs) == ["memory_cpu"]
 
@@ -333,11 +300,11 @@ def test_a_cancel_reaches_a_card(on_card):
 
 
 def test_the_report_says_what_ran(on_card):
-    """Device and precision at last, the seconds of slices, and why it was not the card."""
+    """The device at last, the seconds of slices, and why it was not the card."""
     on_card(most=0)
     volumes = [Volume(x, np.eye(4), modality="MR") for x in pair(9)]
     _, report = fuse(*volumes)
-    assert (report.device, report.precision) == ("cpu", "float32")
+    assert report.device == "cpu"
     assert set(report.slice_seconds) == {"first", "later"}
     assert "memory_cpu" in [notice.code for notice in report.warnings]
     assert report.to_dict()["slice_seconds"]["later"] > 0
@@ -356,7 +323,7 @@ import resource, sys
 import numpy as np
 from ASFEFusionLib.engine import Engine, cpu_threads
 
-runs = Engine(None, "cpu", "float32")
+runs = Engine(None, "cpu")
 side = int(sys.argv[1])
 a, b = np.random.default_rng(1).random((2, 1, side, side), np.float32)
 with cpu_threads(1):

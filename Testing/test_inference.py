@@ -6,12 +6,10 @@ import numpy as np
 import published_plain as plain
 import pytest
 import torch
-from PIL import Image
 
 from ASFEFusionLib import phantom
 from ASFEFusionLib.network import COMPACT, ASFEFusion, aff, load
-from ASFEFusionLib.network.inference import PRECISIONS, Grown, doubled, prepared
-from ASFEFusionLib.network.refinement import Refinement
+from ASFEFusionLib.network.inference import Grown, doubled, prepared
 from ASFEFusionLib.network.weights import find
 
 
@@ -26,18 +24,9 @@ def same(x, y):
     return difference.max() < 2e-3 and difference.mean() < 1e-5
 
 
-def blending():
-    """The shipped network as far as its blend: with the refinement it stays in float32."""
-    net = load()
-    net.config, net.refinement = replace(net.config, refinements=0), Refinement(0)
-    return net
-
-
 @pytest.fixture(scope="module")
 def ready():
-    """In float32 all of it, else its blend."""
-    nets = {precision: blending() for precision in PRECISIONS} | {"float32": load()}
-    return {precision: prepared(net, precision) for precision, net in nets.items()}
+    return prepared(load())
 
 
 def pair(count, height, width, seed=0):
@@ -57,7 +46,7 @@ def slices():
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 33), (64, 64), (100, 256), (130, 37), (256, 256), (300, 129)])
 @pytest.mark.parametrize("fast", [True, False])
 def test_the_same_at_any_size(trained, ready, size, fast):
-    net = ready["float32"] if fast else prepared(load(), fast=False)
+    net = ready if fast else prepared(load(), fast=False)
     a, b = pair(2, *size)
     with torch.inference_mode():
         assert same(net(a, b), trained(a, b))
@@ -68,68 +57,12 @@ def test_at_the_ends_of_a_slice_too(trained, ready):
     a, b = torch.ones(1, 1, 40, 56), torch.zeros(1, 1, 40, 56)
     a[..., ::2], b[..., :3, :] = 0.2, 0.9
     with torch.inference_mode():
-        assert same(ready["float32"](a, b), trained(a, b))
+        assert same(ready(a, b), trained(a, b))
 
 
-def test_reduced_precision_changes_no_grey_level(ready, slices):
-    """Less than 1 of 255 levels at every pixel, in the reduced types of a CPU and of a card."""
-    noise = [torch.cat([x, y]) for x, y in zip(slices, pair(1, 256, 256), strict=True)]
+def test_the_same_of_heads(trained, ready, slices):
     with torch.inference_mode():
-        expected = blending()(*noise)
-        for precision in ("bfloat16", "float16"):
-            difference = (ready[precision](*noise) - expected).abs() * 255
-            assert 0.001 < difference.max() < 1, precision
-
-
-def test_reduced_precision_on_real_slices(ready, real_pairs):
-    if real_pairs is None:
-        return
-    chosen = []
-    for task, source in (("CT-MRI", "CT"), ("PET-MRI", "PET"), ("SPECT-MRI", "SPECT")):
-        names = sorted(path.name for path in (real_pairs / task / "MRI").iterdir())
-        for name in names[:: len(names) // 4][:4]:
-            both = [Image.open(real_pairs / task / kind / name).convert("L") for kind in (source, "MRI")]
-            chosen.append([torch.from_numpy(np.asarray(x, np.float32) / 255)[None, None] for x in both])
-    net = blending()
-    with torch.inference_mode():
-        for a, b in chosen:
-            expected = net(a, b)
-            for precision in ("bfloat16", "float16"):
-                assert (ready[precision](a, b) - expected).abs().max() * 255 < 1, precision
-
-
-def test_what_stays_in_float32(ready):
-    """The first convolution, transforms, the last sums: whatever the rest is in."""
-    net = ready["float16"]
-    kinds = {}
-
-    def note(name):
-        def keep(module, inputs, result):
-            kinds[name] = [x[0].dtype if isinstance(x, tuple) else x.dtype for x in (inputs[0], result)]
-
-        return keep
-
-    handles = [
-        net.encoder.blocks[0].conv1.register_forward_hook(note("first")),
-        net.encoder.blocks[1].register_forward_hook(note("inner")),
-        net.fusion[1].module.aff.masks[0].register_forward_hook(note("spectrum")),
-        net.head.register_forward_hook(note("head")),
-    ]
-    a, b = pair(1, 32, 32)
-    with torch.inference_mode():
-        assert net(a, b).dtype == torch.float32
-    for handle in handles:
-        handle.remove()
-    single, half = torch.float32, torch.float16
-    assert kinds["first"] == kinds["spectrum"] == [single, single]
-    assert kinds["inner"][1] == half
-    assert kinds["head"][1] == single
-
-
-def test_what_the_network_came_to(ready):
-    assert {name: net.precision for name, net in ready.items()} == {name: name for name in PRECISIONS}
-    assert prepared(blending(), "bfloat16", fast=False).precision == "float32"
-    assert prepared(load(), "bfloat16").precision == "float32"
+        assert same(ready(*slices), trained(*slices))
 
 
 def test_a_network_of_another_kind_loses_its_batch_norm_alone(monkeypatch, tmp_path):
@@ -140,8 +73,7 @@ def test_a_network_of_another_kind_loses_its_batch_norm_alone(monkeypatch, tmp_p
 
     monkeypatch.setattr(weights, "PAPER", CONFIG)
     torch.save(checkpoint(), tmp_path / "paper.pt")
-    net = prepared(load(tmp_path / "paper.pt"), "bfloat16")
-    assert net.precision == "float32"
+    net = prepared(load(tmp_path / "paper.pt"))
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in net.modules())
     assert not any(level.sfef.whole for level in net.fusion)
     a, b = pair(2, 32, 48, seed=5)
@@ -205,7 +137,7 @@ def test_a_torch_without_onednn(trained, ready):
     """As on many Macs: convolutions of many slices then leave their channels apart in memory."""
     a, b = pair(16, 48, 40)
     with torch.inference_mode(), torch.backends.mkldnn.flags(enabled=False):
-        assert same(ready["float32"](a, b), trained(a, b))
+        assert same(ready(a, b), trained(a, b))
 
 
 def test_training_form_is_as_it_was(trained):

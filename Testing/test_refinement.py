@@ -9,9 +9,19 @@ from ASFEFusionLib.network import ASFEFusion, load
 from ASFEFusionLib.network.configs import COMPACT
 from ASFEFusionLib.network.decoder import limits
 from ASFEFusionLib.network.fast_refinement import REACH, FastEdges, FastRefinement, doubled_phases, phases, shown, whole
-from ASFEFusionLib.network.pulls import STRENGTH, detail_pulls, details, edge_pull, edges, gathered, gradient
+from ASFEFusionLib.network.pulls import (
+    STRENGTH,
+    detail_pulls,
+    details,
+    edge_pulls,
+    edges,
+    gathered,
+    gradient,
+    slope_pull,
+    steepest,
+)
 from ASFEFusionLib.network.refinement import Refinement
-from ASFEFusionLib.research import metrics
+from ASFEFusionLib.research import losses, metrics
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +38,7 @@ def slices():
 
 def pulls(a, b, f):
     sources = torch.cat([a, b], 1)
-    return edge_pull(edges(sources), f), *detail_pulls(details(sources), f)
+    return *edge_pulls(edges(sources), f), slope_pull(steepest(sources), f), *detail_pulls(details(sources), f)
 
 
 def alike(x, y):
@@ -67,23 +77,58 @@ def test_the_pull_of_edges_is_the_gradient_of_what_is_kept(slices):
         turned = 1 / (1 + torch.exp(-22 * (0.2 - 2 / np.pi * torch.asin(sine.abs().clamp(max=1 - 1e-9)))))
         kept = kept + (strength * grown * turned).sum()
     kept.backward()
-    found = edge_pull(edges(torch.cat([a, b], 1)), f.detach())
+    found, _ = edge_pulls(edges(torch.cat([a, b], 1)), f.detach())
     # A sine for an angle: equal where the edges nearly agree, and there it counts.
     assert alike(found[..., 3:-3, 3:-3], f.grad[..., 3:-3, 3:-3]) > 0.98
     assert 0.8 < float(found.std() / f.grad.std()) < 1.25
+
+
+def test_the_pull_of_slopes_is_that_of_least_squares(slices):
+    """Towards the steeper of the sources' differences, at the ends of the slice too."""
+    a, b, f = (x.double() for x in slices)
+    f = f.requires_grad_()
+    misses = ((f.diff(dim=d) - losses.stronger(a.diff(dim=d), b.diff(dim=d))).square().sum() / 2 for d in (-1, -2))
+    (expected,) = torch.autograd.grad(-sum(misses), f)
+    assert torch.allclose(slope_pull(steepest(torch.cat([a, b], 1)), f.detach()), expected, atol=1e-12)
+
+
+def test_of_two_slopes_as_steep_neither_rules():
+    up, down = torch.tensor([[[[0.0, 0.5, 1.0]]]]), torch.tensor([[[[1.0, 0.5, 0.0]]]])
+    for sources in ((up, down), (down, up)):
+        assert (steepest(torch.cat(sources, 1)) == 0).all()
+
+
+def test_an_edge_stronger_than_its_sources_is_made_weaker_and_no_other():
+    a, b = torch.zeros(2, 1, 1, 12, 16)
+    a[..., 8:], b[..., 8:] = 0.5, 0.3
+    sources = edges(torch.cat([a, b], 1))
+    pull = edge_pulls(sources, 1.4 * a)[1]
+    assert (pull[..., 2:-2, 7] > 0).all()  # the dark side is raised, the bright one lowered
+    assert (pull[..., 2:-2, 8] < 0).all()
+    assert edge_pulls(sources, 0.9 * a)[1].abs().max() < 1e-3 * pull.abs().max()
 
 
 def test_the_pulls_of_details_are_the_metrics_gradients(slices):
     a, b, f = slices
     f = f.clone().requires_grad_()
     least = {metrics.vif_pair: 0.6, metrics.ssim_pair: 0.7, metrics.mef_ssim: 0.5}  # their windows are others
-    for metric, found in zip(least, pulls(a, b, f.detach())[1:], strict=True):
+    for metric, found in zip(least, pulls(a, b, f.detach())[3:], strict=True):
         (expected,) = torch.autograd.grad(metric(a, b, f).sum(), f)
         assert alike(found, expected) > least[metric], metric.__name__
 
 
+def none_invented(a, b, f):
+    return -metrics.nabf(a, b, f)
+
+
+def as_steep(a, b, f):
+    da, db, df = (losses.differences(x) for x in (a, b, f))
+    return -(df - losses.stronger(da, db)).square().flatten(1).mean(1)
+
+
 @pytest.mark.parametrize(
-    ("place", "metric"), list(enumerate([metrics.qabf, metrics.vif_pair, metrics.ssim_pair, metrics.mef_ssim]))
+    ("place", "metric"),
+    list(enumerate([metrics.qabf, none_invented, as_steep, metrics.vif_pair, metrics.ssim_pair, metrics.mef_ssim])),
 )
 def test_a_little_along_a_pull_is_better_and_against_it_worse(slices, place, metric):
     a, b, f = slices
@@ -219,8 +264,10 @@ def test_phases_and_back():
 def test_fast_edges(slices):
     a, b, f = slices
     sources = torch.cat([a, b], 1)
-    expected = edge_pull(edges(sources), f)
-    assert torch.allclose(FastEdges(sources).pull(f), expected, atol=1e-3 * float(expected.abs().max()))
+    found = FastEdges(sources).pull(f).split(1, 1)
+    expected = *edge_pulls(edges(sources), f), slope_pull(steepest(sources), f)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-3 * float(other.abs().max()))
 
 
 def test_the_shipped_one_earns_its_place(slices):

@@ -108,12 +108,12 @@ def _slices(found: dict) -> str:
     rows = found["slices"]
     lines = []
     for row in rows:
-        cells = [row["network"], row["device"], row["precision"], row["threads"], row["batch"]]
+        cells = [row["network"], row["device"], row["threads"], row["batch"]]
         keys = ("first_s", "steady_s", "median_s", "peak_gb", "gflop", "matmul_gflops")
         lines.append([*cells, *(number(row[key]) for key in keys), f"{100 * row['share']:.0f} %"])
     blank = [device for device in DEVICES if device not in {row["device"] for row in rows}]
-    lines += [["compact", device, *[""] * 10] for device in blank]
-    head = ["network", "device", "precision", "threads", "batch", "first (s)", "steady (s)", "median (s)", "peak (GB)"]
+    lines += [["compact", device, *[""] * 9] for device in blank]
+    head = ["network", "device", "threads", "batch", "first (s)", "steady (s)", "median (s)", "peak (GB)"]
     head += ["GFLOP", "machine's GFLOP/s", "share"]
     side = rows[0]["side"]
     text = f"## Seconds a slice, {side} x {side}\n\n{_table(head, lines)}\n"

@@ -13,9 +13,23 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .pulls import AGREE, FLAT, ORIENTATION, STRENGTH, Details, blurred, details, edges, planes_of_pulls
+from .pulls import (
+    AGREE,
+    FLAT,
+    ORIENTATION,
+    STRENGTH,
+    STRONGER,
+    Details,
+    blurred,
+    details,
+    edges,
+    planes_of_pulls,
+    steepest,
+)
 from .refinement import SIZES, WIDTH, Refinement, Step
 
+# Makes of all that is not 0 more than 1; comparing takes longer.
+LARGE = 1e9
 # How far, in pixels, what a step does reaches; what is black stays black.
 REACH = 12
 
@@ -45,17 +59,28 @@ def doubled_phases(x: torch.Tensor, into: torch.Tensor) -> torch.Tensor:
 
 
 class FastEdges:
-    """`edge_pull` towards the same two sources again and again."""
+    """`edge_pulls` and `slope_pull` towards the same two sources again and again."""
 
     def __init__(self, sources: torch.Tensor) -> None:
         self.strength, self.across, self.down = edges(sources)
         self.inverse = self.strength.reciprocal()
+        of_a, of_b = self.strength.split(1, 1)
+        self.strongest = torch.maximum(of_a, of_b).mul_(1 / STRONGER)
+        self.weakest = torch.minimum(of_a, of_b)
+        self.weakest.mul_(self.weakest.sqrt())
+        self.steepest = steepest(sources)
+        # Ways to go across and down, for the edges to keep and those to weaken, in a frame of a pixel.
+        n, _, height, width = sources.shape
+        self._ways = sources.new_zeros(2, n, 2, height + 2, width + 2)
 
     def pull(self, f: torch.Tensor) -> torch.Tensor:
-        """As `pulls.edge_pull`."""
+        """(N, 1, H, W) -> (N, 3, H, W): the two of `pulls.edge_pulls`, and `pulls.slope_pull`."""
         padded = F.pad(f, (1, 1, 1, 1), mode="replicate")
-        rows = (padded[..., :-2, :] + padded[..., 2:, :]).add_(padded[..., 1:-1, :], alpha=2)
-        columns = (padded[..., :-2] + padded[..., 2:]).add_(padded[..., 1:-1], alpha=2)
+        rows = padded[..., :-2, :] + padded[..., 2:, :]
+        columns = padded[..., :-2] + padded[..., 2:]
+        slopes = (rows[..., 1:-1] + columns[..., 1:-1, :]).sub_(f, alpha=4).sub_(self.steepest)
+        rows.add_(padded[..., 1:-1, :], alpha=2)
+        columns.add_(padded[..., 1:-1], alpha=2)
         across, down = rows[..., 2:] - rows[..., :-2], columns[..., 2:, :] - columns[..., :-2, :]
         strength = across.square().addcmul_(down, down).add_(FLAT**2).sqrt_()
         inverse = strength.reciprocal()
@@ -69,7 +94,7 @@ class FastEdges:
         right = sine.abs_().mul_(-gain * 2 / math.pi).add_(gain * middle).sigmoid_()
         stronger, weaker = strength * self.inverse, self.strength * inverse
         ratio = torch.minimum(stronger, weaker)
-        fades = stronger.ge_(1)  # 1 where a stronger edge would be one too strong
+        fades = stronger.sub_(1).mul_(LARGE).clamp_(0, 1)  # 1 where a stronger edge would be one too strong
         gain, middle = STRENGTH
         strong = (ratio * gain).sub_(gain * middle).sigmoid_()
         kept = strong * right
@@ -79,13 +104,20 @@ class FastEdges:
         turn = kept.addcmul_(kept, right, value=-1).mul_(weaker).mul_(side)
         growth = (growth[:, :1] + growth[:, 1:]).mul_(STRENGTH[0])
         turn = (turn[:, :1] + turn[:, 1:]).mul_(ORIENTATION[0] * 2 / math.pi)
-        return _gathered((growth * across).addcmul_(turn, down), growth.mul_(down).addcmul_(turn, across, value=-1))
+        shrink = strength.mul_(1 / STRONGER).sub_(self.strongest).sigmoid_().mul_(self.weakest).neg_()
+        ways = self._ways[..., 1:-1, 1:-1]
+        torch.mul(growth, across, out=ways[0, :, :1]).addcmul_(turn, down)
+        torch.mul(growth, down, out=ways[1, :, :1]).addcmul_(turn, across, value=-1)
+        torch.mul(shrink, across, out=ways[0, :, 1:])
+        torch.mul(shrink, down, out=ways[1, :, 1:])
+        return torch.cat([_gathered(*self._ways), slopes], 1)
 
 
 def _gathered(across: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-    """As `pulls.gathered`."""
-    across = F.pad(F.pad(across, (1, 1, 0, 0)), (0, 0, 1, 1), mode="replicate")
-    down = F.pad(F.pad(down, (0, 0, 1, 1)), (1, 1, 0, 0), mode="replicate")
+    """As `pulls.gathered`, of fields in a frame of a pixel; the frame's corners are 0, as are its sides but these."""
+    for outside, inside in ((0, 1), (-1, -2)):
+        across[..., outside, 1:-1] = across[..., inside, 1:-1]
+        down[..., 1:-1, outside] = down[..., 1:-1, inside]
     rows = (across[..., :-2, :] + across[..., 2:, :]).add_(across[..., 1:-1, :], alpha=2)
     columns = (down[..., :-2] + down[..., 2:]).add_(down[..., 1:-1], alpha=2)
     return (rows[..., :-2] - rows[..., 2:]).add_(columns[..., :-2, :]).sub_(columns[..., 2:, :])
@@ -168,15 +200,15 @@ class FastRefinement(nn.Module):
         their_edges, their_details = FastEdges(sources), FastDetails(sources, apart)
         n, _, _, h, w = apart.shape
         seen = f.new_ones(n, self.steps[0].hidden.shape[1], 4, h, w)
-        torch.amin(apart, 1, out=seen[:, 0])
-        torch.amax(apart, 1, out=seen[:, 1])
+        torch.minimum(*apart.unbind(1), out=seen[:, 0])
+        torch.maximum(*apart.unbind(1), out=seen[:, 1])
         difference = seen[:, 1:2] - seen[:, :1]
         pulls, strength, greater = f.new_empty(3, n, len(SIZES), 4, h, w)
         hidden, moves = (f.new_empty(n, count, 4 * h * w) for count in (WIDTH, 2))
         now = phases(f)
         for step in self.steps:
-            pulls[:, :1] = phases(their_edges.pull(f))
-            their_details.pull(now, pulls[:, 1:])
+            pulls[:, :3] = phases(their_edges.pull(f))
+            their_details.pull(now, pulls[:, 3:])
             seen[:, 2:3] = now
             torch.abs(pulls, out=strength)
             for place, sizes in enumerate(self.sizes):

@@ -20,29 +20,17 @@ TAPS = [
     [[0.75, 0.25, 0.0], [0.25, 0.75, 0.75], [0.0, 0.0, 0.25]],
     [[0.25, 0.0, 0.0], [0.75, 0.75, 0.25], [0.0, 0.25, 0.75]],
 ]
-# Types of what has the full or half a slice's side, and of the coarser levels with the fusion by experts. A blend
-# differs from that of float32 by less than 1 of 255 levels everywhere; a refinement would make up to 3 of it.
-PRECISIONS = {
-    "float32": (torch.float32, torch.float32),
-    "bfloat16": (torch.float32, torch.bfloat16),
-    "float16": (torch.float16, torch.float16),
-}
 # Pixels at a slice's ends, full size, that come out otherwise where `Grown` stands for a convolution.
 REACH = 8
 
 
-def prepared(net: ASFEFusion, precision: str = "float32", fast: bool = True) -> ASFEFusion:
+def prepared(net: ASFEFusion, fast: bool = True) -> ASFEFusion:
     """The network in eval mode made ready to run, in place; pictures stay the same to rounding.
 
-    Batch norm goes into the convolutions, and upsampling, under a blending head, behind or into them. `precision`: one
-    of `PRECISIONS`; the attribute `precision` says what it came to: float32 for a network with a refinement, or without
-    a blending head. Fourier transforms, what a softmax sums, the first convolution, the head's last sums and the blend
-    are in float32 anyway. Not `fast`: no more than batch norm, for devices on which the rest is not tried.
+    Batch norm goes into the convolutions, and upsampling, under a blending head, behind or into them. All in float32:
+    of what bfloat16 rounds the refinement makes up to 3 of 255 levels. Not `fast`: no more than batch norm, for devices
+    on which the rest is not tried.
     """
-    if net.config.refinements:
-        precision = "float32"
-    fine, coarse = PRECISIONS[precision]
-    net.precision = "float32"
     for module in list(net.modules()):
         if isinstance(module, ConvBlock):
             _fold(module, "conv1", "bn1")
@@ -53,25 +41,11 @@ def prepared(net: ASFEFusion, precision: str = "float32", fast: bool = True) -> 
         elif isinstance(module, SFEF):
             module.whole = net.config.window > 0
     if fast and isinstance(net.head, BlendHead) and net.config.margin >= REACH and not net.config.align_corners:
-        net.precision = precision
-        net.head = FastHead(net.decoder.blocks[0], net.head, fine)
+        net.head = FastHead(net.decoder.blocks[0], net.head)
         net.decoder = FastUpPath(net.decoder)
         if net.config.refinements:
             net.refinement = FastRefinement(net.refinement)
-        first, second, *others = net.encoder.blocks
-        first.conv2 = _in_kind(first.conv2, fine)  # not conv1: a rounded slice itself is what shows most
-        net.encoder.blocks = nn.ModuleList([first, _in_kind(second, fine), *(_in_kind(x, coarse) for x in others)])
-        kinds = [fine] + [coarse] * (len(net.fusion) - 1)
-        net.fusion = nn.ModuleList(_in_kind(x, kind) for x, kind in zip(net.fusion, kinds, strict=True))
-        net.decoder.blocks = nn.ModuleList(_in_kind(x, coarse) for x in net.decoder.blocks)
-        for module in net.modules():
-            if isinstance(module, SpectrumMask):  # around it all is float32: casting would cost more than it saves
-                module.mask.float()
     return net
-
-
-def _in_kind(module: nn.Module, kind: torch.dtype) -> nn.Module:
-    return module if kind == torch.float32 else Reduced(module, kind)
 
 
 def _fold(module: nn.Module, conv: str, norm: str) -> None:
@@ -87,17 +61,6 @@ def _kept(tensor: torch.Tensor) -> nn.Parameter:
     return nn.Parameter(tensor, requires_grad=False)
 
 
-class Reduced(nn.Module):
-    """A module in another type; what comes out stays in it."""
-
-    def __init__(self, module: nn.Module, kind: torch.dtype) -> None:
-        super().__init__()
-        self.module, self.kind = module.to(kind), kind
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.module(x.to(self.kind))
-
-
 class Mix(nn.Module):
     """A 1 x 1 convolution as a product of matrices: faster in the layout that a Fourier transform leaves."""
 
@@ -107,7 +70,7 @@ class Mix(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight = self.weight.expand(len(x), -1, -1)
-        return torch.baddbmm(self.bias, weight, x.to(self.weight.dtype).flatten(2)).view_as(x).to(x.dtype)
+        return torch.baddbmm(self.bias, weight, x.flatten(2)).view_as(x)
 
 
 class Grown(nn.Module):
@@ -168,9 +131,8 @@ class FastUpPath(nn.Module):
 class FastHead(nn.Module):
     """The last block of `UpPath` and `BlendHead`; convolutions of what is upsampled come before that."""
 
-    def __init__(self, last: ConvBlock, head: BlendHead, kind: torch.dtype) -> None:
+    def __init__(self, last: ConvBlock, head: BlendHead) -> None:
         super().__init__()
-        self.kind = kind
         below = last.conv1.in_channels - head.coarser[1].out_channels
         self.grown = Grown(last.conv1.weight[:, :below])
         last.conv1.weight = _kept(last.conv1.weight[:, below:].contiguous(memory_format=torch.channels_last))
@@ -178,22 +140,20 @@ class FastHead(nn.Module):
         self.coarser, self.from_own = head.coarser, head.from_own
         self.from_own.bias = head.from_fused.bias
         self.from_fused = Grown(head.from_fused.weight)
-        for module in (self.grown, self.conv1, self.conv2, self.coarser, self.from_own, self.from_fused):
-            module.to(kind)
         self.weight, self.bias = _kept(head.out.weight.flatten(1)), 2 * float(head.out.bias[1])
 
     def forward(
         self, fused: tuple[torch.Tensor, torch.Tensor], own: list[torch.Tensor], inside: tuple[slice, slice]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         x, skip = fused
-        x = self.act(self.grown(x.to(self.kind), self.conv1(skip)))
+        x = self.act(self.grown(x, self.conv1(skip)))
         x = self.act(self.conv2(x))
-        y = doubled(self.coarser[1](own[2].to(self.kind))).add_(own[1])
+        y = doubled(self.coarser[1](own[2])).add_(own[1])
         y = self.from_own(doubled(self.coarser[0](y)).add_(own[0]))
         n, _, h, w = x.shape
         self.from_fused(x, y.unflatten(0, (2, n)))
         # A product of matrices is three times as fast as a 1 x 1 convolution with so few outputs.
-        y = self.act(y).transpose(0, 1).flatten(1).float()
+        y = self.act(y).transpose(0, 1).flatten(1)
         y = torch.matmul(self.weight, y).view(2, 2, n, 1, 2 * h, 2 * w)
         score, residual = y[..., inside[0], inside[1]]
         return torch.sigmoid(score[0] - score[1]), RESIDUAL * torch.tanh(residual[0] + residual[1] + self.bias)

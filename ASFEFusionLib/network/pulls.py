@@ -15,6 +15,8 @@ AGREE = 0.02
 # The psychometric curves of Xydeas and Petrovic 2000 for strength and orientation, gain and middle, as Qabf has them;
 # orientation in right angles.
 STRENGTH, ORIENTATION = (15.0, 0.5), (22.0, 0.2)
+# How gradually an edge counts as stronger than its sources' (Sobel of slices in [0, 1]).
+STRONGER = 0.5 * 8 / 255
 # Least deviation, variance of a blend, and variance of a source that is divided by.
 TINY, FAINT, NOTHING = 5e-4, 1e-2, 1e-6
 # Of the eye in VIF (grey levels of 255, squared), and what keeps SSIM's ratios finite (of 1, squared).
@@ -53,11 +55,13 @@ def edges(x: torch.Tensor) -> Edges:
     return Edges(strength, across / strength, down / strength)
 
 
-def edge_pull(sources: Edges, f: torch.Tensor) -> torch.Tensor:
-    """How a fused slice f (N, 1, H, W) must change to keep more of its two sources' edges, (N, 1, H, W).
+def edge_pulls(sources: Edges, f: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How a fused slice f (N, 1, H, W) must change to keep more of its two sources' edges, and to invent less of them.
 
-    The gradient, by f, of what the edges of f keep of those of the sources: the numerator of Qabf (Xydeas and Petrovic
-    2000, doi 10.1049/el:20000267), with the sine of the angle between two edges for the angle.
+    The first, (N, 1, H, W) as the second: the gradient, by f, of what the edges of f keep of those of the sources: the
+    numerator of Qabf (Xydeas and Petrovic 2000, doi 10.1049/el:20000267), with the sine of the angle between two edges
+    for the angle. The second makes edges weaker that are stronger than both sources', as Nabf counts them (Shreyamsha
+    Kumar 2013, doi 10.1007/s11760-012-0361-x): all of them, as its own gradient would only those that hardly are.
     """
     own = edges(f)
     sine = sources.across * own.down - sources.down * own.across
@@ -75,7 +79,33 @@ def edge_pull(sources: Edges, f: torch.Tensor) -> torch.Tensor:
     growth = STRENGTH[0] * kept * (1 - of_strength) * torch.where(stronger < 1, 1.0, -ratio.square())
     turn = ORIENTATION[0] * (2 / math.pi) * kept * (1 - of_orientation) * weaker * side
     growth, turn = growth.sum(1, keepdim=True), turn.sum(1, keepdim=True)
-    return gathered(growth * own.across + turn * own.down, growth * own.down - turn * own.across)
+    beyond = own.strength - sources.strength.amax(1, keepdim=True)
+    weakest = sources.strength.amin(1, keepdim=True)
+    shrink = -torch.sigmoid(beyond / STRONGER) * weakest * weakest.sqrt()  # the power by which edges count in Nabf
+    across = torch.cat([growth * own.across + turn * own.down, shrink * own.across], 1)
+    down = torch.cat([growth * own.down - turn * own.across, shrink * own.down], 1)
+    return gathered(across, down).split(1, 1)
+
+
+def steepest(sources: torch.Tensor) -> torch.Tensor:
+    """Of two sources (N, 2, H, W) the divergence (N, 1, H, W) of their steeper differences from pixel to pixel."""
+    flow = 0
+    for dim, before, after in ((-2, (0, 0, 1, 0), (0, 0, 0, 1)), (-1, (1, 0), (0, 1))):
+        one, other = sources.diff(dim=dim).split(1, 1)
+        # Of two that are alike steep neither: it shall not matter which source is first.
+        steeper = (one + other + torch.sign(one.abs() - other.abs()) * (one - other)) / 2
+        flow = flow + F.pad(steeper, after) - F.pad(steeper, before)
+    return flow
+
+
+def slope_pull(steepest: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+    """How f (N, 1, H, W) must change to be as steep as the steeper of its sources: the gradient of least squares.
+
+    `steepest`: of the sources. Source: Perez, Gangnet and Blake 2003, doi 10.1145/882262.882269.
+    """
+    padded = F.pad(f, (1, 1, 1, 1), mode="replicate")
+    around = padded[..., 1:-1, 2:] + padded[..., 1:-1, :-2] + padded[..., 2:, 1:-1] + padded[..., :-2, 1:-1]
+    return around - 4 * f - steepest
 
 
 def halved(x: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Refinement: the blended slice keeps more of its sources' edges and detail, by a few learned steps of ascent."""
+"""Refinement: the blended slice keeps more of its sources' edges and detail and invents less, by learned steps."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .pulls import detail_pulls, details, edge_pull, edges
+from .pulls import detail_pulls, details, edge_pulls, edges, slope_pull, steepest
 
 # Hidden values of a step at a pixel.
 WIDTH = 12
-# Of the pulls towards edges, information, structure and best patches what is a strong one and what a usual one. A step
-# sees each pull by both measures, and never more than 1 of either.
-SIZES = ((8.0, 1.0), (100.0, 10.0), (10.0, 1.0), (5.0, 0.5))
+# Of the pulls towards edges, against invented ones, towards slopes, information, structure and best patches what is a
+# strong one and what a usual one. A step sees each pull by both measures, and never more than 1 of either.
+SIZES = ((8.0, 1.0), (0.1, 0.005), (0.1, 0.01), (100.0, 10.0), (10.0, 1.0), (5.0, 0.5))
 
 
 class Step(nn.Module):
@@ -54,9 +54,9 @@ class Refinement(nn.Module):
             a, b, f, *limits = (F.pad(x, (0, width % 2, 0, height % 2), mode="replicate") for x in (a, b, f, *limits))
         low, high = torch.minimum(a, b), torch.maximum(a, b)
         sources = torch.cat([a, b], 1)
-        their_edges, their_details = edges(sources), details(sources)
+        their_edges, their_slopes, their_details = edges(sources), steepest(sources), details(sources)
         for step in self.steps:
-            pulls = edge_pull(their_edges, f), *detail_pulls(their_details, f)
+            pulls = *edge_pulls(their_edges, f), slope_pull(their_slopes, f), *detail_pulls(their_details, f)
             seen = [F.softsign(pull / size) for pull, sizes in zip(pulls, SIZES, strict=True) for size in sizes]
             share, grey = step(torch.cat([low, high, f, *seen], 1))
             f = torch.minimum(torch.maximum(f + share * (high - low) + grey, limits[0]), limits[1])

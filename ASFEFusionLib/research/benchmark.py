@@ -168,7 +168,7 @@ def slices(threads: int, networks: list[str], device: str, side: int, rounds: in
     rows = []
     for name, network in ready.items():
         steady = seconds[name][1:] or seconds[name]
-        row = {"network": name, "device": device, "precision": network.precision, "threads": threads, "side": side}
+        row = {"network": name, "device": device, "threads": threads, "side": side}
         row |= {"batch": network.batch, "first_s": seconds[name][0] * network.batch, "steady_s": min(steady)}
         row |= {"median_s": statistics.median(steady), "gflop": network.gflop}
         row["matmul_gflops"] = max(rates)
@@ -180,8 +180,8 @@ def slices(threads: int, networks: list[str], device: str, side: int, rounds: in
 class _Ready:
     """A network, with what it is run on: `run()` fuses `batch` slices and returns when they are there."""
 
-    def __init__(self, run: Callable[[], object], batch: int, precision: str, gflop: float) -> None:
-        self.run, self.batch, self.precision, self.gflop = run, batch, precision, gflop
+    def __init__(self, run: Callable[[], object], batch: int, gflop: float) -> None:
+        self.run, self.batch, self.gflop = run, batch, gflop
 
 
 def _compact(device: str, side: int) -> _Ready:
@@ -191,7 +191,7 @@ def _compact(device: str, side: int) -> _Ready:
     engine = Engine(None, device)
     batch = engine.batch(side, side)
     a, b = np.random.default_rng(0).random((2, batch, side, side), np.float32)
-    return _Ready(lambda: engine.fuse(a, b), batch, engine.precision, gflop(load(None, "cpu"), side))
+    return _Ready(lambda: engine.fuse(a, b), batch, gflop(load(None, "cpu"), side))
 
 
 def _paper(device: str, side: int, plain: bool = True) -> _Ready:
@@ -212,7 +212,7 @@ def _paper(device: str, side: int, plain: bool = True) -> _Ready:
         with torch.inference_mode(), _whole_logits(plain):
             return net(a, b).cpu()
 
-    return _Ready(run, 1, "float32", operations)
+    return _Ready(run, 1, operations)
 
 
 @contextmanager
@@ -308,11 +308,10 @@ def volume(threads: int, folder: str, case: str, *, device: str, rounds: int, ne
     second = case.split("-")[1]
     settings = FusionSettings(colour="hot" if second == "PET" else None, device=device, threads=threads)
     suffix = ".nrrd" if second == "PET" else ".nii"
-    spent, original, precision = [0.0], Engine.fuse, []
+    spent, original = [0.0], Engine.fuse
 
     def timed(engine: Engine, a: np.ndarray, b: np.ndarray, *more: Any) -> np.ndarray:
         began = time.perf_counter()
-        precision[:] = [engine.precision]
         fused = original(engine, a, b, *more) if network and not runs else (a + b) / 2
         spent[0] += time.perf_counter() - began
         return fused
@@ -338,7 +337,7 @@ def volume(threads: int, folder: str, case: str, *, device: str, rounds: int, ne
     least["check"] = runs[0]["check"]
     least["network"] = runs[0]["network"] = runs[0]["network"] if network else None
     found = {"case": case, "size": list(fused.size_ijk), "device": device, "threads": threads}
-    found |= {"precision": precision[0], "first_s": runs[0], "least_s": least}
+    found |= {"first_s": runs[0], "least_s": least}
     found["volumes_gb"] = sum(v.voxels.nbytes for v in (*pair, fused)) / 1e9
     found["all_but_network_s"] = sum(seconds for name, seconds in least.items() if name not in NOT_COUNTED)
     return found
