@@ -32,7 +32,7 @@ def test_the_parts_that_are_left_out_are_gone_and_no_others(name):
     a, b = torch.rand(2, 1, 1, 48, 64, generator=rng)
     with torch.inference_mode():
         f, reference = net(a, b), whole(a, b)
-        assert torch.allclose(f, net(b, a), atol=1e-6)
+        assert torch.allclose(f, net(b, a), atol=1e-4)  # rounding, of which the refinement makes more
     assert f.shape == a.shape
     assert torch.equal(f, reference) == (not parts)
 
