@@ -45,6 +45,12 @@ def test_the_start_is_kept_where_nothing_is_won(pairs):
     assert (best - start).abs().max() < 0.05
 
 
+def test_no_steps_are_the_start_itself(pairs):
+    a, b = pairs.tensors()
+    start = (a + b) / 2 + 0.05 * a  # no blend: its like would be another
+    assert torch.equal(best_blend(a, b, start, lambda f, step: f.mean(), 0), start)
+
+
 def test_it_is_better_than_where_it_began(pairs):
     a, b = pairs.tensors()
     start = BASELINES["AVG"](a, b)

@@ -8,15 +8,21 @@ from ASFEFusionLib import phantom
 from ASFEFusionLib.network import ASFEFusion, load
 from ASFEFusionLib.network.configs import COMPACT
 from ASFEFusionLib.network.decoder import limits
-from ASFEFusionLib.network.fast_refinement import REACH, FastEdges, FastRefinement, doubled_phases, phases, shown, whole
+from ASFEFusionLib.network.fast_refinement import REACH, FastEdges, FastRefinement, phases, shown, whole
 from ASFEFusionLib.network.pulls import (
+    C1,
+    C2,
+    NOISE,
+    NOTHING,
     STRENGTH,
+    blurred,
     detail_pulls,
     details,
     edge_pulls,
     edges,
     gathered,
     gradient,
+    halved,
     slope_pull,
     steepest,
 )
@@ -115,6 +121,29 @@ def test_the_pulls_of_details_are_the_metrics_gradients(slices):
     for metric, found in zip(least, pulls(a, b, f.detach())[3:], strict=True):
         (expected,) = torch.autograd.grad(metric(a, b, f).sum(), f)
         assert alike(found, expected) > least[metric], metric.__name__
+
+
+def test_the_pulls_of_details_are_exact_gradients_in_windows(slices):
+    """But at the ends: of information, structure and best patches in windows at half the side, by autograd."""
+    a, b, f = (x.double() for x in slices)
+    f = f.requires_grad_()
+    x = torch.cat([a, b], 1)
+    of = details(x)
+    mean, square, product = blurred(halved(torch.cat([f, f.square(), f * x], 1))).split([1, 1, 2], 1)
+    variance, shared = square - mean.square(), product - mean * of.mean
+    kept = (shared.clamp(min=0) ** 2 / (of.variance + NOTHING)).minimum(variance)
+    light = (2 * mean * of.mean + C1) / (mean.square() + of.mean.square() + C1)
+    structure = light * (2 * shared + C2) / (variance + of.variance + C2)
+    best = (of.share * shared).sum(1, keepdim=True)
+    values = (
+        (variance + NOISE).log() - (variance - kept + NOISE).log(),
+        structure,
+        (2 * best + C2) / (variance + of.variance.amax(1, keepdim=True) + C2),
+    )
+    for value, pull in zip(values, detail_pulls(of, f.detach()), strict=True):
+        (expected,) = torch.autograd.grad(value.sum(), f, retain_graph=True)
+        inside = (..., slice(12, -12), slice(12, -12))
+        assert torch.allclose(pull[inside] / 4, expected[inside], rtol=1e-6, atol=1e-9 * float(expected.abs().max()))
 
 
 def none_invented(a, b, f):
@@ -256,9 +285,6 @@ def test_phases_and_back():
     x = torch.rand(2, 3, 10, 14)
     assert torch.equal(whole(phases(x)), x)
     assert torch.equal(phases(x)[:, :, 2], x[..., 1::2, ::2])
-    small = torch.rand(2, 3, 1, 7)
-    large = torch.nn.functional.interpolate(small, scale_factor=2, mode="bilinear")
-    assert torch.allclose(whole(doubled_phases(small, torch.empty(2, 3, 4, 1, 7))), large, atol=1e-6)
 
 
 def test_fast_edges(slices):

@@ -1,7 +1,7 @@
 """The refinement as it runs: the same sums as `refinement` and `pulls` make, in fewer passes through memory.
 
 A slice is kept as its four phases, the pixels of even and odd rows and columns apart, (N, C, 4, H / 2, W / 2): taking
-means of 2 x 2 and interpolating then are sums of whole planes. What is large is made once and written over by each
+means of 2 x 2 then is a sum of whole planes. What is large is made once and written over by each
 step: fresh memory costs more than the sums. Nothing here carries a gradient.
 """
 
@@ -42,20 +42,6 @@ def phases(x: torch.Tensor) -> torch.Tensor:
 def whole(x: torch.Tensor) -> torch.Tensor:
     """The inverse of `phases`."""
     return x.unflatten(2, (2, 2)).permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)
-
-
-def doubled_phases(x: torch.Tensor, into: torch.Tensor) -> torch.Tensor:
-    """(N, C, h, w) -> the phases (N, C, 4, h, w) of what it is when doubled by bilinear interpolation, `into`."""
-    h, w = x.shape[2:]
-    x = F.pad(x, (1, 1, 1, 1), mode="replicate")
-    quarter = x * 0.25
-    for row in range(2):
-        rows = torch.add(quarter[..., 2 * row : h + 2 * row, :], x[..., 1:-1, :], alpha=0.75)
-        quarters = rows * 0.25
-        for column in range(2):
-            near = quarters[..., 2 * column : w + 2 * column]
-            torch.add(near, rows[..., 1:-1], alpha=0.75, out=into[:, :, 2 * row + column])
-    return into
 
 
 class FastEdges:
@@ -130,14 +116,12 @@ class FastDetails:
         """The sources (N, 2, H, W), and their phases."""
         self.of: Details = details(sources)
         self.apart = apart
-        n, _, four, h, w = apart.shape
-        self._planes = apart.new_empty(n, 12, four, h, w)
 
     def pull(self, f: torch.Tensor, into: torch.Tensor) -> None:
         """As `pulls.detail_pulls` of the phases (N, 1, 4, h, w) of f, written to `into` (N, 3, 4, h, w)."""
         moments = torch.cat([f.mean(2), f.square().mean(2), (f * self.apart).mean(2)], 1)
-        planes = blurred(planes_of_pulls(self.of, blurred(moments)))
-        planes = doubled_phases(planes, self._planes).unflatten(1, (3, 4))
+        # At full size each of a plane's values stands at four pixels: one in each phase.
+        planes = blurred(planes_of_pulls(self.of, blurred(moments))).unflatten(1, (3, 4)).unsqueeze(3)
         torch.mul(planes[:, :, 0], f, out=into).add_(planes[:, :, 1])
         for source in range(2):
             into.addcmul_(planes[:, :, 2 + source], self.apart[:, source : source + 1])

@@ -158,7 +158,7 @@ def detail_pulls(sources: Details, f: torch.Tensor) -> tuple[torch.Tensor, ...]:
     10.1109/TIP.2015.2442920), all in windows of some 12 pixels.
     """
     moments = blurred(halved(torch.cat([f, f.square(), f * sources.x], 1)))
-    planes = F.interpolate(blurred(planes_of_pulls(sources, moments)), scale_factor=2, mode="bilinear")
+    planes = F.interpolate(blurred(planes_of_pulls(sources, moments)), scale_factor=2, mode="nearest")
     towards = planes.unflatten(1, (3, 4)) * torch.cat([f, torch.ones_like(f), sources.x], 1).unsqueeze(1)
     return towards.sum(2).split(1, 1)
 

@@ -6,7 +6,8 @@
 What comes out is what a network under the same loss can reach at most, within minutes instead of hours: it shows which
 loss is worth a training, and how far a trained network is from its loss's best (Testing/benchmarks/training_runs.md).
 With `--ranks` the loss is the sum of the ranks themselves, smoothed; its slopes say what each metric is worth in each
-task, which is where `losses.WEIGHTS` come from. `--at-least` asks for one peer's values of `HELD` too.
+task, which is where `losses.WEIGHTS` come from: with `--steps 0` where the network stands. `--at-least` asks for one
+peer's values of `HELD` too.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ def best_blend(a: torch.Tensor, b: torch.Tensor, start: torch.Tensor, value: Val
     a, b (N, 1, H, W) in [0, 1]. From `start` (N, 1, H, W) by `steps` steps of Adam, with the weight and residual of
     each pixel free. `value`: of the fused slices and the number of the step.
     """
+    if not steps:
+        return start
     apart = (a - b).abs() > ALIKE
     weight = torch.where(apart, (start - b) / torch.where(apart, a - b, 1.0), 0.5).clamp(0.03, 0.97)
     logit = torch.logit(weight).requires_grad_()
