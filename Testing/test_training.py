@@ -28,7 +28,7 @@ from ASFEFusionLib.research.data import (
     steps_of_epoch,
     whole_batch,
 )
-from ASFEFusionLib.research.losses import FIRST_WEIGHTS, LOSSES, PAPER_WEIGHTS, WEIGHTS, fusion_losses, total
+from ASFEFusionLib.research.losses import FIRST_WEIGHTS, LOSSES, PAPER_WEIGHTS, WEIGHTS, fusion_losses, total, unsteady
 from ASFEFusionLib.research.train import PRESETS, Trainer, TrainSettings, plot_log
 from ASFEFusionLib.research.validate import end_effect, table, validate, whiteness
 
@@ -311,6 +311,14 @@ def test_a_run_that_would_be_another(data, tmp_path, monkeypatch, capsys):
     assert train(data, run, 2) == 1
     (data / "CT-MRI" / "CT" / "name.png").unlink()
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_single_pixels_that_are_far_off_are_unsteadier():
+    f = torch.zeros(1, 1, 10, 10)
+    alike, one = f + 0.002, f.clone()
+    one[..., 3, 4] = 0.2
+    assert unsteady(f, f) == 0
+    assert float(unsteady(one, f)) > 5 * float(unsteady(alike, f)) > 5 * 0.002
 
 
 def test_a_run_that_goes_on_from_weights(data, tmp_path, monkeypatch, capsys):

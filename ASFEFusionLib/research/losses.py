@@ -1,8 +1,8 @@
 """What the training rewards: `fusion_losses` are ours, `paper_losses` the published ones (Gu et al. 2024).
 
 Ours are weighted in two ways: `FIRST_WEIGHTS` make a bright, sharp picture from nothing, `WEIGHTS` go on from there to
-one that stands well in all metrics at once. Of these `steady` is the trainer's: how far a part of a slice, fused alone,
-differs from the same part of the fused slice.
+one that stands well in all metrics at once. Of these `steady` (`unsteady`) is the trainer's: how far a part of a slice, fused
+alone, differs from the same part of the fused slice.
 
 Ours: bright structures, edges, and the metrics of the field themselves, weighted for all tasks alike or by task. All
 take slices (N, 1, H, W) in [0, 1], the fused one in float32 and perhaps beyond that range.
@@ -59,6 +59,8 @@ FREQUENCY = 1.05
 INVENTED = 0.5
 # Standard deviation is rewarded up to this multiple of the maximum's.
 SPREAD = 1.1
+# How much the square of a difference counts beside it: in a mean, single pixels that are far off count for nothing.
+FAR = 50.0
 
 
 def differences(x: torch.Tensor) -> torch.Tensor:
@@ -115,6 +117,12 @@ def fusion_losses(a: torch.Tensor, b: torch.Tensor, f: torch.Tensor, step: int) 
         # Black crops have no visual information to keep, and their ratio no bound.
         terms["vif"] = -2 * metrics.vif_pair(a, b, f).clamp(max=2)
     return terms
+
+
+def unsteady(again: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+    """How far a part of slices, fused alone, differs from that part of the fused slices: one number for both."""
+    off = (again - f).abs()
+    return (off + FAR * off.square()).mean()
 
 
 def structure_tensor(x: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,7 @@ from ..errors import FusionError
 from ..network import CONFIGS, ASFEFusion
 from ..network.weights import load, save
 from .data import IN_PARTS, LEFT_OUT, MOSTLY_WHOLE, TASKS, Pairs, batch, steps_of_epoch, whole_batch
-from .losses import LOSSES, total
+from .losses import LOSSES, total, unsteady
 from .validate import sample_picture, table, validate
 
 CHECKPOINT = "checkpoint.pt"
@@ -230,7 +230,7 @@ class Trainer:
             again = self.net(*(x[::2][part] for x in (a, b))) if part else None
         terms = self.loss.terms(a, b, f.float(), self.step)
         if part:
-            terms["steady"] = (again.float() - f[::2][part].float()).abs().mean()
+            terms["steady"] = unsteady(again.float(), f[::2][part].float())
         terms = {name: value for name, value in terms.items() if name in self.loss.weights}
         loss = total(terms, self.loss.weights, tasks)
         self.optimiser.zero_grad(set_to_none=True)
