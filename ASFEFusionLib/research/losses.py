@@ -1,8 +1,8 @@
 """What the training rewards: `fusion_losses` are ours, `paper_losses` the published ones (Gu et al. 2024).
 
 Ours are weighted in two ways: `FIRST_WEIGHTS` make a bright, sharp picture from nothing, `WEIGHTS` go on from there to
-one that stands well in all metrics at once. Of these `steady` (`unsteady`) is the trainer's: how far a part of a slice, fused
-alone, differs from the same part of the fused slice.
+one that stands well in all metrics at once. Of these `steady` (`unsteady`) is the trainer's: how far a part of a slice,
+fused alone, differs from the same part of the fused slice.
 
 Ours: bright structures, edges, and the metrics of the field themselves, weighted for all tasks alike or by task. All
 take slices (N, 1, H, W) in [0, 1], the fused one in float32 and perhaps beyond that range.
