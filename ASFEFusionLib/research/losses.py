@@ -32,8 +32,8 @@ FIRST_WEIGHTS: Weights = {
     "vif": 0.4,
     "nabf": 3.0,
 }
-# By task: from what a step in each metric is worth among the methods of the left-out table (`frontier --ranks
-# --at-least LTOFusion`), and from what the network then gave for it (Testing/benchmarks/training_runs.md).
+# By task: from what a step in each metric is worth among the methods of the left-out table where the network stands
+# (`frontier --ranks --at-least LTOFusion --steps 0`), and from what it then gave (Testing/benchmarks/training_runs.md).
 WEIGHTS: Weights = {
     "max": (2.0, 3.5, 3.0),
     "bright": (200.0, 60.0, 30.0),
