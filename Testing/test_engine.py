@@ -19,7 +19,6 @@ from ASFEFusionLib.fusion import fuse
 from ASFEFusionLib.network import load
 from ASFEFusionLib.volume import Volume
 
-
 # The refinement makes more of rounding than the rest, most of all in noise; another slice is off by tenths.
 ALIKE = 1e-4
 
