@@ -22,6 +22,9 @@ from .settings import Notice
 if TYPE_CHECKING:
     import torch
 
+    # Slices of both sources on a card, and where their middles are.
+    Sent = tuple[list[torch.Tensor], list[tuple[int, int]]]
+
 # torch.OutOfMemoryError came with it.
 OLDEST_TORCH = "2.5"
 # The most pixels of one batch. On a CPU more at a time gains nothing and delays a cancel.
@@ -245,8 +248,7 @@ class Engine:
 
         def run(part: slice, tick: Tick) -> None:
             with torch.inference_mode(), _beating(tick):
-                first, second = (torch.from_numpy(np.ascontiguousarray(x[part])).unsqueeze(1) for x in (a, b))
-                fused[part] = self.net(first, second).squeeze(1).float().numpy()
+                fused[part] = self.net(*pair_of(a[part], b[part])).squeeze(1).float().numpy()
             came.append((time.perf_counter(), len(fused[part])))
 
         workers = min(self._workers(_pixels(*a.shape[1:])), len(parts))
@@ -339,6 +341,18 @@ def card(device: str, net: torch.nn.Module) -> Card:
     return Cuda(net) if device == "cuda" else Plain(device, net)
 
 
+def pair_of(a: np.ndarray, b: np.ndarray) -> list[torch.Tensor]:
+    """Slices (n, h, w) as the network takes them: (n, 1, h, w) each."""
+    return [_torch().from_numpy(np.ascontiguousarray(x)).unsqueeze(1) for x in (a, b)]
+
+
+def middles_of(a: torch.Tensor, b: torch.Tensor) -> list[tuple[int, int]]:
+    """Of slices that are still here: once they are on a card, to know them would be to wait for it."""
+    from .network.frame import middles
+
+    return middles(a, b)
+
+
 class Plain:
     """A card by means that every one has: each step waits for its end."""
 
@@ -348,12 +362,14 @@ class Plain:
     def room(self) -> int | None:
         return None
 
-    def send(self, a: np.ndarray, b: np.ndarray) -> list[torch.Tensor]:
-        return [_torch().from_numpy(np.ascontiguousarray(x)).unsqueeze(1).to(self.device) for x in (a, b)]
+    def send(self, a: np.ndarray, b: np.ndarray) -> Sent:
+        pair = pair_of(a, b)
+        return [x.to(self.device) for x in pair], middles_of(*pair)
 
-    def run(self, sent: list[torch.Tensor]) -> torch.Tensor:
+    def run(self, sent: Sent) -> torch.Tensor:
+        pair, where = sent
         with _torch().inference_mode():
-            return self.net(*sent).squeeze(1).float()
+            return self.net(*pair, where).squeeze(1).float()
 
     def fetch(self, running: torch.Tensor) -> np.ndarray:
         return running.cpu().numpy()
@@ -374,21 +390,23 @@ class Cuda:
         free, _ = self.cuda.mem_get_info()
         return free + self.cuda.memory_reserved() - self.cuda.memory_allocated()
 
-    def send(self, a: np.ndarray, b: np.ndarray) -> tuple[list[torch.Tensor], torch.cuda.Event]:
+    def send(self, a: np.ndarray, b: np.ndarray) -> tuple[Sent, torch.cuda.Event]:
+        pair = pair_of(a, b)
         with self.cuda.stream(self.there):
-            pinned = [_torch().from_numpy(np.ascontiguousarray(x)).unsqueeze(1).pin_memory() for x in (a, b)]
-            return [x.to("cuda", non_blocking=True) for x in pinned], self.there.record_event()
+            there = [x.pin_memory().to("cuda", non_blocking=True) for x in pair]
+            arrived = self.there.record_event()
+        return (there, middles_of(*pair)), arrived
 
-    def run(self, sent: tuple[list[torch.Tensor], torch.cuda.Event]) -> tuple[torch.Tensor, torch.cuda.Event]:
+    def run(self, sent: tuple[Sent, torch.cuda.Event]) -> tuple[torch.Tensor, torch.cuda.Event]:
         torch = _torch()
-        pair, arrived = sent
+        (pair, where), arrived = sent
         stream = self.cuda.current_stream()
         stream.wait_event(arrived)
         for x in pair:
             x.record_stream(stream)  # else its memory could be given away while the network reads it
         # Without TF32, which would round the slice itself.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            fused = self.net(*pair).squeeze(1).float()
+            fused = self.net(*pair, where).squeeze(1).float()
         return fused, stream.record_event()
 
     def fetch(self, running: tuple[torch.Tensor, torch.cuda.Event]) -> np.ndarray:

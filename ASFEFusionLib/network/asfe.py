@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from .configs import NetworkConfig
 from .decoder import BlendHead, DirectHead, UpPath, blend, limits
 from .encoder import Encoder
+from .frame import Evened, Frame, Place, middles
 from .fusion_level import ExpertFusion, PlainMerge
 from .refinement import Refinement
 
@@ -16,9 +16,9 @@ from .refinement import Refinement
 class ASFEFusion(nn.Module):
     """Two registered slices a, b (N, 1, H, W) in [0, 1] -> one fused slice of the same shape.
 
-    Any H and W: slices are padded inside by their edge values and the result is cropped back. `compact` is symmetric,
-    net(a, b) = net(b, a), by construction (shared weights, a head that scores both sources alike), and gives [0, 1];
-    `paper` is not symmetric, and unbounded, as published.
+    Any H and W: slices are continued inside by their end values and the result is cropped back. `compact` is symmetric,
+    net(a, b) = net(b, a), by construction (shared weights, a head that scores both sources alike), gives [0, 1], and
+    lays its grids by what the slices show (`frame`); `paper` is not symmetric, and unbounded, as published.
 
     Source: Gu et al. 2024, doi 10.1016/j.bspc.2024.106478; what is ours is named in `configs.COMPACT`.
     """
@@ -40,29 +40,36 @@ class ASFEFusion(nn.Module):
         self.head = BlendHead(config, blocks[0][1]) if config.head == "blend" else DirectHead(blocks[0][1])
         self.refinement = Refinement(config.refinements)
 
-    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def forward(self, a: torch.Tensor, b: torch.Tensor, where: list[Place] | None = None) -> torch.Tensor:
+        """`where`: the slices' `frame.middles`; to find them here means to wait for a card."""
         if a.shape != b.shape or a.ndim != 4 or a.shape[1] != 1:
             raise ValueError(f"two slices of one shape (N, 1, H, W) are needed, not {tuple(a.shape)}, {tuple(b.shape)}")
-        height, width = a.shape[2:]
-        m, multiple = self.config.margin, self.config.multiple
-        pad = (m, m + (-width - 2 * m) % multiple, m, m + (-height - 2 * m) % multiple)
-        inside = slice(m, m + height), slice(m, m + width)
-        both = torch.cat([a, b])
-        features = self.encoder(F.pad(both, pad, mode="replicate") if any(pad) else both)
-        direct = self.config.head == "direct"
+        config = self.config
+        if config.window:
+            frame = Frame(a.shape, where or middles(a, b), config.margin, 1 << len(config.channels) - 1)
+            black = self.encoder.black()
+        else:
+            frame, black = Frame(a.shape, None, config.margin, config.multiple), None
+        features = self.encoder(frame.put(torch.cat([a, b])))
+        direct = config.head == "direct"
         fused = []
         for level, fusion in enumerate(self.fusion, self.first_level):
             both = features[level]
             if direct:
                 features[level] = None  # the largest first: nothing else looks at it
-            fused.append(fusion(both))
+            if isinstance(fusion, ExpertFusion):
+                fused.append(fusion(both, frame, black[level] if black else None))
+            else:
+                fused.append(fusion(both))
         x = self.decoder(fused)
         if direct:
-            return self.head(x)[..., inside[0], inside[1]]
-        w, residual = self.head(x, features, inside)
+            return frame.cut(self.head(x))
+        w, residual = self.head(x, features, frame)
         within = limits(a, b)
         fused = blend(a, b, w, residual, within)
-        if not self.config.refinements:
+        if not config.refinements:
             return fused
+        evened = Evened(frame)
+        a, b, fused, *within = map(evened.put, (a, b, fused, *within))
         with torch.autocast(a.device.type, enabled=False):  # ratios of weak edges need all digits
-            return self.refinement(a, b, fused, within)
+            return evened.cut(self.refinement(a, b, fused, within))

@@ -8,6 +8,7 @@ from torch import nn
 
 from .configs import NetworkConfig
 from .encoder import ConvBlock, activation
+from .frame import Frame
 
 # The residual of the blend, and how far a fused value may lie outside its two sources: both in units of [0, 1].
 RESIDUAL = 0.1
@@ -76,20 +77,21 @@ class BlendHead(nn.Module):
     def _up(self, x: torch.Tensor) -> torch.Tensor:
         return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=self.corners)
 
-    def forward(
-        self, fused: torch.Tensor, own: list[torch.Tensor], inside: tuple[slice, slice]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, fused: torch.Tensor, own: list[torch.Tensor], frame: Frame) -> tuple[torch.Tensor, torch.Tensor]:
         """`fused` (N, C, H, W), `own` the encoder's features of both sources (2 N, ...) -> w, residual (N, 1, h, w).
 
-        `inside`: the rows and columns that are asked for.
+        `frame`: where on the canvas the slices lie.
         """
         x = own[1] + self._up(self.coarser[1](own[2]))
         x = own[0] + self._up(self.coarser[0](x))
         x = self.from_own(x)
         n = fused.shape[0]
         x = self.act(x.unflatten(0, (2, n)) + self.from_fused(fused)).flatten(0, 1)
-        score, residual = self.out(x)[..., inside[0], inside[1]].float().split(1, 1)
-        return torch.sigmoid(score[:n] - score[n:]), RESIDUAL * torch.tanh(residual[:n] + residual[n:])
+        scores = self.out(x).float()
+        score, residual = frame.cut(
+            torch.cat([scores[:n, :1] - scores[n:, :1], scores[:n, 1:] + scores[n:, 1:]], 1)
+        ).split(1, 1)
+        return torch.sigmoid(score), RESIDUAL * torch.tanh(residual)
 
 
 def limits(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -67,9 +67,27 @@ class Encoder(nn.Module):
         )
         self.pools = nn.ModuleList(BlurPool(c) if config.blur_pool else MeanPool() for c in inputs[1:])
         self.act = nn.Identity() if config.activate_each else activation(config)
+        self.kept: nn.ParameterList | None = None
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         features = [self.act(self.blocks[0](self.inlayer(x)))]
         for pool, block in zip(self.pools, self.blocks[1:], strict=True):
             features.append(self.act(block(self.act(pool(features[-1])))))
         return features
+
+    def black(self) -> list[torch.Tensor]:
+        """What it makes of black: (1, channels[level], 1, 1) for each level."""
+        if self.kept is not None:
+            return list(self.kept)
+        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d) and module.training]
+        for module in norms:  # black alone has no variance
+            module.eval()
+        side = 8 << len(self.blocks)  # so large that in the middle its ends do not show
+        features = self(next(self.parameters()).new_zeros(1, 1, side, side))
+        for module in norms:
+            module.train()
+        return [x[:, :, x.shape[2] // 2, x.shape[3] // 2, None, None] for x in features]
+
+    def keep_black(self) -> None:
+        """From now on `black` is what it is now."""
+        self.kept = nn.ParameterList(nn.Parameter(x, requires_grad=False) for x in self.black())

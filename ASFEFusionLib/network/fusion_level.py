@@ -9,6 +9,7 @@ from .aff import AFF
 from .casf import CASF
 from .configs import NetworkConfig
 from .encoder import activation
+from .frame import Frame
 from .sfef import SFEF
 from .windows import Windows
 
@@ -19,15 +20,18 @@ class ExpertFusion(nn.Module):
     def __init__(self, config: NetworkConfig, level: int) -> None:
         super().__init__()
         channels = config.channels[level]
+        self.level, self.margin = level, config.margin
         self.window = config.window >> level
         self.casf = CASF(config, channels, config.patches[level])
         self.aff = AFF(config, channels)
         self.sfef = SFEF(config, channels)
 
-    def forward(self, both: torch.Tensor) -> torch.Tensor:
+    def forward(self, both: torch.Tensor, frame: Frame, black: torch.Tensor | None) -> torch.Tensor:
+        """`frame`: where the slices lie; `black`: features (1, C, 1, 1) of nothing, for windows."""
         if not self.window:
             return self._fuse(both)
-        windows = Windows(both, self.window)
+        middles = [(row >> self.level, column >> self.level) for row, column in frame.middles]
+        windows = Windows(both, self.window, middles, black, self.margin >> self.level)
         return windows.merge(self._fuse(windows.split(both)))
 
     def _fuse(self, both: torch.Tensor) -> torch.Tensor:

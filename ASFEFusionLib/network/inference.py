@@ -12,6 +12,7 @@ from .asfe import ASFEFusion
 from .decoder import RESIDUAL, BlendHead, UpPath
 from .encoder import ConvBlock
 from .fast_refinement import FastRefinement
+from .frame import Frame
 from .sfef import SFEF
 
 # How the 3 taps of a kernel's row on an upsampled picture fall on 3 neighbours in the picture before: (phase,
@@ -40,6 +41,8 @@ def prepared(net: ASFEFusion, fast: bool = True) -> ASFEFusion:
             module.mix = Mix(module.mix)
         elif isinstance(module, SFEF):
             module.whole = net.config.window > 0
+    if net.config.window:
+        net.encoder.keep_black()
     if fast and isinstance(net.head, BlendHead) and net.config.margin >= REACH and not net.config.align_corners:
         net.head = FastHead(net.decoder.blocks[0], net.head)
         net.decoder = FastUpPath(net.decoder)
@@ -143,7 +146,7 @@ class FastHead(nn.Module):
         self.weight, self.bias = _kept(head.out.weight.flatten(1)), 2 * float(head.out.bias[1])
 
     def forward(
-        self, fused: tuple[torch.Tensor, torch.Tensor], own: list[torch.Tensor], inside: tuple[slice, slice]
+        self, fused: tuple[torch.Tensor, torch.Tensor], own: list[torch.Tensor], frame: Frame
     ) -> tuple[torch.Tensor, torch.Tensor]:
         x, skip = fused
         x = self.act(self.grown(x, self.conv1(skip)))
@@ -154,6 +157,6 @@ class FastHead(nn.Module):
         self.from_fused(x, y.unflatten(0, (2, n)))
         # A product of matrices is three times as fast as a 1 x 1 convolution with so few outputs.
         y = self.act(y).transpose(0, 1).flatten(1)
-        y = torch.matmul(self.weight, y).view(2, 2, n, 1, 2 * h, 2 * w)
-        score, residual = y[..., inside[0], inside[1]]
-        return torch.sigmoid(score[0] - score[1]), RESIDUAL * torch.tanh(residual[0] + residual[1] + self.bias)
+        (score, other), residual = torch.matmul(self.weight, y).view(2, 2, n, 1, 2 * h, 2 * w)
+        score, residual = frame.cut(score - other), frame.cut(residual.sum(0))
+        return torch.sigmoid(score), RESIDUAL * torch.tanh(residual + self.bias)

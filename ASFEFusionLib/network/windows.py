@@ -3,67 +3,87 @@
 from __future__ import annotations
 
 import functools
-import math
 
 import torch
 
-
-def starts(length: int, window: int, overlap: int) -> list[int]:
-    """First positions of windows that cover `length` evenly and overlap by `overlap` or more."""
-    if length <= window:
-        return [0]
-    count = math.ceil((length - overlap) / (window - overlap))
-    return [round(i * (length - window) / (count - 1)) for i in range(count)]
+# Neighbours overlap by this part of a window.
+OVERLAP = 8
 
 
-def ramps(length: int, window: int, firsts: list[int], like: torch.Tensor) -> torch.Tensor:
-    """(windows, min(window, length)) weights that sum to one at each position: linear from window to window."""
-    size = min(window, length)
-    weights = torch.zeros(len(firsts), length, dtype=torch.float32)
-    inside = torch.arange(size) + 0.5
-    for row, first in enumerate(firsts):
-        # The slice's own ends need no ramp: nothing lies beyond.
-        left = inside if first > 0 else torch.full((size,), float(size))
-        right = size - inside if first + size < length else torch.full((size,), float(size))
-        weights[row, first : first + size] = torch.minimum(left, right)
-    weights /= weights.sum(0, keepdim=True)
-    return torch.stack([w[f : f + size] for w, f in zip(weights, firsts, strict=True)]).to(like)
+def starts(length: int, window: int, middle: int) -> list[int]:
+    """First positions of windows that cover 0 to `length` - 1, one of them laid about `middle`, the others by that one.
+
+    So the first begins and the last ends where it may be, also outside.
+    """
+    step = window - window // OVERLAP
+    first = (middle - window // 2) % step
+    first -= step if first > 0 else 0
+    found = [first]
+    while found[-1] + window < length:
+        found.append(found[-1] + step)
+    return found
+
+
+def ramps(count: int, window: int) -> torch.Tensor:
+    """(count, window) weights of windows in a row that sum to one at each position: linear from window to window."""
+    overlap = window // OVERLAP
+    rising = (torch.arange(overlap) + 0.5) / overlap
+    weights = torch.ones(count, window)
+    weights[1:, :overlap] = rising  # the ends of a row need none: nothing lies beyond
+    weights[:-1, window - overlap :] = rising.flip(0)
+    return weights
 
 
 @functools.lru_cache(maxsize=16)
-def fades(height: int, width: int, window: int, kind: torch.dtype, device: torch.device) -> torch.Tensor:
-    """(windows, 1, 1, h, w) weights of a slice's windows, which sum to one at each pixel; kept for the next slice."""
+def fades(rows: int, columns: int, window: int, kind: torch.dtype, device: torch.device) -> torch.Tensor:
+    """(windows, 1, w, w) weights of windows in so many rows and columns; kept for the next slice."""
     with torch.inference_mode(False):  # what is kept may serve training, too
-        like = torch.empty(0, dtype=kind, device=device)
-        down, across = (ramps(n, window, starts(n, window, window // 4), like) for n in (height, width))
-        return (down[:, None, :, None] * across[None, :, None, :]).flatten(0, 1)[:, None, None]
+        down, across = ramps(rows, window), ramps(columns, window)
+        return (down[:, None, :, None] * across[None, :, None, :]).flatten(0, 1)[:, None].to(device, kind)
 
 
 class Windows:
     """Cuts the features of both sources, (2 N, C, H, W), into a batch of windows; blends what is made of a pair."""
 
-    def __init__(self, both: torch.Tensor, window: int) -> None:
-        self.window = window
+    def __init__(
+        self, both: torch.Tensor, window: int, middles: list[tuple[int, int]], black: torch.Tensor, ends: int
+    ) -> None:
+        """`middles`: for each pair, of what it shows (`frame.middles`), in pixels of these features.
+
+        `black`: features (1, C, 1, 1) of nothing. So many values at the `ends` are taken for it, too: there it is the
+        convolutions' zeros that show.
+        """
+        self.window, self.black, self.ends = window, black, ends
         self.height, self.width = both.shape[-2:]
-        overlap = window // 4
-        self.rows, self.columns = starts(self.height, window, overlap), starts(self.width, window, overlap)
-        self.corners = [(row, column) for row in self.rows for column in self.columns]
+        self.rows = [starts(self.height, window, row) for row, _ in middles]
+        self.columns = [starts(self.width, window, column) for _, column in middles]
+        self.corners = [
+            (n, row, column)
+            for n, (rows, columns) in enumerate(zip(self.rows, self.columns, strict=True))
+            for row in rows
+            for column in columns
+        ]
 
     def split(self, both: torch.Tensor) -> torch.Tensor:
-        """(2 N, C, H, W) -> (2 * windows * N, C, h, w), the first source's windows first; h, w: at most the window."""
-        if len(self.corners) == 1:
-            return both
-        w = self.window
-        return torch.cat([x[:, :, r : r + w, c : c + w] for x in both.chunk(2) for r, c in self.corners])
+        """(2 N, C, H, W) -> (2 * windows, C, w, w), the first source's windows first; black beyond the features."""
+        w, e = self.window, self.ends
+        top, left = (-min(places[0] for places in lines) for lines in (self.rows, self.columns))
+        bottom, right = (max(places[-1] for places in lines) + w for lines in (self.rows, self.columns))
+        count, channels = both.shape[:2]
+        canvas = both.new_empty(count, top + bottom, left + right, channels).permute(0, 3, 1, 2).copy_(self.black)
+        inside = slice(e, self.height - e), slice(e, self.width - e)
+        canvas[:, :, top:, left:][..., inside[0], inside[1]] = both[..., inside[0], inside[1]]
+        places = [(n, top + r, left + c) for n, r, c in self.corners]
+        return torch.cat([x[n : n + 1, :, r : r + w, c : c + w] for x in canvas.chunk(2) for n, r, c in places])
 
     def merge(self, parts: torch.Tensor) -> torch.Tensor:
-        """(windows * N, C', h, w) -> (N, C', H, W): overlaps cross-fade."""
-        if len(self.corners) == 1:
-            return parts
-        weights = fades(self.height, self.width, self.window, parts.dtype, parts.device)
-        parts = parts.unflatten(0, (len(self.corners), -1)) * weights
-        _, n, channels, h, w = parts.shape
-        merged = parts.new_zeros(n, self.height, self.width, channels).permute(0, 3, 1, 2)
-        for part, (r, c) in zip(parts, self.corners, strict=True):
-            merged[:, :, r : r + h, c : c + w] += part
+        """(windows, C', w, w) -> (N, C', H, W): overlaps cross-fade."""
+        w = self.window
+        counts = [(len(rows), len(columns)) for rows, columns in zip(self.rows, self.columns, strict=True)]
+        parts = parts * torch.cat([fades(*count, w, parts.dtype, parts.device) for count in counts])
+        merged = parts.new_zeros(len(counts), self.height, self.width, parts.shape[1]).permute(0, 3, 1, 2)
+        for part, (n, r, c) in zip(parts, self.corners, strict=True):
+            # Python would count negative positions from the end.
+            inside = part[:, max(0, -r) : self.height - r, max(0, -c) : self.width - c]
+            merged[n, :, max(0, r) : r + w, max(0, c) : c + w] += inside
         return merged
