@@ -129,10 +129,11 @@ def test_no_seam_from_padding_or_windows(net):
 
 
 def test_windows_cover_all_and_blend_to_one():
-    for length, middle in itertools.product((5, 32, 33, 64, 69, 133), (0, 3, 34, 68, 130)):
-        firsts = starts(length, 32, middle)
-        assert firsts[0] <= 0
-        assert firsts[-1] + 32 >= length
+    for begin, end, middle in itertools.product((0, 2), (5, 32, 33, 64, 69, 133), (0, 3, 34, 68, 130)):
+        firsts = starts(begin, end, 32, middle)
+        assert firsts[0] <= begin < firsts[0] + 28
+        assert firsts[-1] + 32 >= end
+        assert all(first + 32 < end for first in firsts[:-1])
         assert all(b - a == 28 for a, b in itertools.pairwise(firsts))
         assert (middle - 16 - firsts[0]) % 28 == 0
         total = torch.zeros(firsts[-1] - firsts[0] + 32)

@@ -10,16 +10,16 @@ import torch
 OVERLAP = 8
 
 
-def starts(length: int, window: int, middle: int) -> list[int]:
-    """First positions of windows that cover 0 to `length` - 1, one of them laid about `middle`, the others by that one.
+def starts(begin: int, end: int, window: int, middle: int) -> list[int]:
+    """First positions of windows that cover `begin` to `end` - 1, one of them laid about `middle`, the others by that.
 
-    So the first begins and the last ends where it may be, also outside.
+    So the first may lie partly before, and the last partly behind.
     """
     step = window - window // OVERLAP
-    first = (middle - window // 2) % step
-    first -= step if first > 0 else 0
+    first = (middle - window // 2 - begin) % step + begin
+    first -= step if first > begin else 0
     found = [first]
-    while found[-1] + window < length:
+    while found[-1] + window < end:
         found.append(found[-1] + step)
     return found
 
@@ -48,15 +48,15 @@ class Windows:
     def __init__(
         self, both: torch.Tensor, window: int, middles: list[tuple[int, int]], black: torch.Tensor, ends: int
     ) -> None:
-        """`middles`: for each pair, of what it shows (`frame.middles`), in pixels of these features.
+        """`middles`: for each pair, of what it shows (`frame.Frame`), in pixels of these features.
 
-        `black`: features (1, C, 1, 1) of nothing. So many values at the `ends` are taken for it, too: there it is the
-        convolutions' zeros that show.
+        `black`: features (1, C, 1, 1) of nothing, which stand beyond the slice. So many values at the `ends` are left
+        out, too: there it is the convolutions' zeros that show.
         """
         self.window, self.black, self.ends = window, black, ends
         self.height, self.width = both.shape[-2:]
-        self.rows = [starts(self.height, window, row) for row, _ in middles]
-        self.columns = [starts(self.width, window, column) for _, column in middles]
+        self.rows = [starts(ends, self.height - ends, window, row) for row, _ in middles]
+        self.columns = [starts(ends, self.width - ends, window, column) for _, column in middles]
         self.corners = [
             (n, row, column)
             for n, (rows, columns) in enumerate(zip(self.rows, self.columns, strict=True))
@@ -65,20 +65,21 @@ class Windows:
         ]
 
     def split(self, both: torch.Tensor) -> torch.Tensor:
-        """(2 N, C, H, W) -> (2 * windows, C, w, w), the first source's windows first; black beyond the features."""
+        """(2 N, C, H, W) -> (2 * windows, C, w, w), the first source's windows first."""
         w, e = self.window, self.ends
-        top, left = (-min(places[0] for places in lines) for lines in (self.rows, self.columns))
+        top, left = (max(0, -min(places[0] for places in lines)) for lines in (self.rows, self.columns))
         bottom, right = (max(places[-1] for places in lines) + w for lines in (self.rows, self.columns))
         count, channels = both.shape[:2]
-        canvas = both.new_empty(count, top + bottom, left + right, channels).permute(0, 3, 1, 2).copy_(self.black)
+        size = top + max(bottom, self.height), left + max(right, self.width)
+        canvas = both.new_empty(count, *size, channels).permute(0, 3, 1, 2).copy_(self.black)
         inside = slice(e, self.height - e), slice(e, self.width - e)
         canvas[:, :, top:, left:][..., inside[0], inside[1]] = both[..., inside[0], inside[1]]
         places = [(n, top + r, left + c) for n, r, c in self.corners]
         return torch.cat([x[n : n + 1, :, r : r + w, c : c + w] for x in canvas.chunk(2) for n, r, c in places])
 
     def merge(self, parts: torch.Tensor) -> torch.Tensor:
-        """(windows, C', w, w) -> (N, C', H, W): overlaps cross-fade."""
-        w = self.window
+        """(windows, C', w, w) -> (N, C', H, W): overlaps cross-fade, and the ends go on with the last values."""
+        w, e = self.window, self.ends
         counts = [(len(rows), len(columns)) for rows, columns in zip(self.rows, self.columns, strict=True)]
         parts = parts * torch.cat([fades(*count, w, parts.dtype, parts.device) for count in counts])
         merged = parts.new_zeros(len(counts), self.height, self.width, parts.shape[1]).permute(0, 3, 1, 2)
@@ -86,4 +87,7 @@ class Windows:
             # Python would count negative positions from the end.
             inside = part[:, max(0, -r) : self.height - r, max(0, -c) : self.width - c]
             merged[n, :, max(0, r) : r + w, max(0, c) : c + w] += inside
+        if e:
+            merged[:, :, :e], merged[:, :, -e:] = merged[:, :, e : e + 1], merged[:, :, -e - 1 : -e]
+            merged[..., :e], merged[..., -e:] = merged[..., e : e + 1], merged[..., -e - 1 : -e]
         return merged
