@@ -24,7 +24,7 @@ class NetworkConfig:
     expansion: int  # hidden width of an expert, in multiples of its input's
     decoder: tuple[tuple[int, int], ...]  # (hidden, out) of the decoder's blocks, from level 1 on
     window: int  # side (slice pixels) of the windows in which the fusion looks at a slice; 0: the whole slice
-    multiple: int  # slices are padded to a multiple of this
+    multiple: int  # slices are padded to a multiple of this where the fusion looks at them whole (else see `frame`)
     head: str  # "blend": weights of the two sources and a small residual; "direct": the decoder's value itself
     shared: bool  # both sources go through the same weights, so that their order does not matter
     activation: str  # "relu" or "gelu"
@@ -54,9 +54,9 @@ class NetworkConfig:
         return cls(**values)
 
 
-# Ours: small, symmetric, and steady under framing because its global parts look through windows of fixed size. A
-# processor computes channels in blocks of 8 or 16: 20 would cost what 32 do. Few at full size, where most of the time
-# goes: the last steps look at the slices themselves.
+# Ours: small, symmetric, and steady under framing because its global parts look through windows of fixed size, laid by
+# what the slice shows. A processor computes channels in blocks of 8 or 16: 20 would cost what 32 do. Few at full size,
+# where most of the time goes: the last steps look at the slices themselves.
 COMPACT = NetworkConfig(
     name="compact",
     channels=(8, 16, 32),
