@@ -36,19 +36,19 @@ FIRST_WEIGHTS: Weights = {
 # (`frontier --ranks --at-least LTOFusion --steps 0`), and from what it then gave (Testing/benchmarks/training_runs.md).
 WEIGHTS: Weights = {
     "max": (2.0, 3.5, 3.0),
-    "bright": (200.0, 60.0, 30.0),
+    "bright": (290.0, 60.0, 30.0),
     "gradient": 6.0,
-    "ssim": (26.0, 40.0, 70.0),
-    "qabf": (48.0, 64.0, 50.0),
-    "mef": (44.0, 50.0, 90.0),
-    "cc": (56.0, 54.0, 74.0),
+    "ssim": (28.0, 44.0, 78.0),
+    "qabf": (42.0, 72.0, 38.0),
+    "mef": (46.0, 66.0, 122.0),
+    "cc": (62.0, 100.0, 76.0),
     "scd": (6.0, 6.5, 6.0),
-    "sd": (10.0, 17.0, 14.0),
-    "sf": (14.0, 15.0, 18.0),
-    "vif": (10.0, 9.0, 28.0),
+    "sd": (13.0, 18.0, 15.0),
+    "sf": (14.0, 18.0, 16.0),
+    "vif": (14.5, 10.0, 50.0),
     "nabf": (160.0, 230.0, 110.0),
     "lattice": 1500.0,
-    "steady": 100.0,
+    "steady": 150.0,
 }
 # Of the published terms, as published.
 PAPER_WEIGHTS: Weights = {"content": 0.5, "structure": 0.5, "ssim": 1.0}
