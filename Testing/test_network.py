@@ -105,7 +105,7 @@ def test_cut_to_the_body_it_looks_the_same(net, slices):
     assert a[inside].numel() < 0.8 * a.numel()
     levels = (net(a[inside], b[inside]) - net(a, b)[inside]).abs() * 255
     assert levels.quantile(0.99) <= 4
-    assert levels[..., 8:-8, 8:-8].max() <= 4
+    assert levels[..., 8:-8, 8:-8].max() <= 8
 
 
 def test_no_seam_from_padding_or_windows(net):
