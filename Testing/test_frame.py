@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ASFEFusionLib.network import load
+from ASFEFusionLib.network import fusion_level, load
 from ASFEFusionLib.network.frame import Evened, Frame, middles
 from ASFEFusionLib.network.inference import prepared
 
@@ -113,3 +113,19 @@ def test_black_features_do_not_change_a_network_that_is_trained():
         assert torch.allclose(one[0, :, 0, 0], features[0, :, middle, middle], atol=1e-6)
     assert set(prepared(net).state_dict()) - set(before)  # kept from then on
     assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip(net.encoder.black(), black, strict=True))
+
+
+def test_windows_leave_out_what_the_convolutions_zeros_spoil(monkeypatch):
+    """8 pixels of the frame, at a quarter of the side; and they are laid about the middle there."""
+    net, given = load(), []
+    real = fusion_level.Windows
+
+    def windows(both, window, middles, black, ends):
+        given.append((window, middles, ends))
+        return real(both, window, middles, black, ends)
+
+    monkeypatch.setattr(fusion_level, "Windows", windows)
+    a, b = blobs(count=1), blobs(count=1, seed=6)
+    net(a, b)
+    frame = Frame(a.shape, middles(a, b), 8, 4)
+    assert given == [(32, [tuple(x // 4 for x in frame.middles[0])], 2)]
