@@ -22,8 +22,10 @@ from .settings import Notice
 if TYPE_CHECKING:
     import torch
 
-    # Slices of both sources on a card, and where their middles are.
-    Sent = tuple[list[torch.Tensor], list[tuple[int, int]]]
+    from .network.frame import Spans
+
+    # Slices of both sources on a card, and where they show something.
+    Sent = tuple[list[torch.Tensor], list[Spans]]
 
 # torch.OutOfMemoryError came with it.
 OLDEST_TORCH = "2.5"
@@ -312,7 +314,7 @@ def _load(path: str, stamp: int, device: str) -> torch.nn.Module:
     # Once a block of this size was freed, glibc keeps up to twice as much for the next one, instead of handing it back
     # and having it zeroed anew by the system for each layer: a tenth of the time of a slice.
     torch.empty(31 << 20, dtype=torch.uint8)
-    net = prepared(load(path), fast=device != "mps").to(device)
+    net = prepared(load(path), device).to(device)
     for layer in [module for module in net.modules() if not any(module.children())]:
         layer.register_forward_hook(after)
     return net
@@ -346,11 +348,11 @@ def pair_of(a: np.ndarray, b: np.ndarray) -> list[torch.Tensor]:
     return [_torch().from_numpy(np.ascontiguousarray(x)).unsqueeze(1) for x in (a, b)]
 
 
-def middles_of(a: torch.Tensor, b: torch.Tensor) -> list[tuple[int, int]]:
+def spans_of(a: torch.Tensor, b: torch.Tensor) -> list[Spans]:
     """Of slices that are still here: once they are on a card, to know them would be to wait for it."""
-    from .network.frame import middles
+    from .network.frame import spans
 
-    return middles(a, b)
+    return spans(a, b)
 
 
 class Plain:
@@ -364,7 +366,7 @@ class Plain:
 
     def send(self, a: np.ndarray, b: np.ndarray) -> Sent:
         pair = pair_of(a, b)
-        return [x.to(self.device) for x in pair], middles_of(*pair)
+        return [x.to(self.device) for x in pair], spans_of(*pair)
 
     def run(self, sent: Sent) -> torch.Tensor:
         pair, where = sent
@@ -395,7 +397,7 @@ class Cuda:
         with self.cuda.stream(self.there):
             there = [x.pin_memory().to("cuda", non_blocking=True) for x in pair]
             arrived = self.there.record_event()
-        return (there, middles_of(*pair)), arrived
+        return (there, spans_of(*pair)), arrived
 
     def run(self, sent: tuple[Sent, torch.cuda.Event]) -> tuple[torch.Tensor, torch.cuda.Event]:
         torch = _torch()

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ASFEFusionLib import phantom
-from ASFEFusionLib.network import COMPACT, ASFEFusion, aff, load
-from ASFEFusionLib.network.inference import Grown, doubled, prepared
+from ASFEFusionLib.network import COMPACT, ASFEFusion, aff, inference, load
+from ASFEFusionLib.network.inference import Grown, Pairs, Pixelwise, doubled, prepared
 from ASFEFusionLib.network.weights import find
 
 
@@ -44,9 +44,9 @@ def slices():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 33), (64, 64), (100, 256), (130, 37), (256, 256), (300, 129)])
-@pytest.mark.parametrize("fast", [True, False])
-def test_the_same_at_any_size(trained, ready, size, fast):
-    net = ready if fast else prepared(load(), fast=False)
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])  # as it is made for one; run here on the CPU
+def test_the_same_at_any_size(trained, ready, size, device):
+    net = ready if device == "cpu" else prepared(load(), device)
     a, b = pair(2, *size)
     with torch.inference_mode():
         assert same(net(a, b), trained(a, b))
@@ -63,6 +63,30 @@ def test_at_the_ends_of_a_slice_too(trained, ready):
 def test_the_same_of_heads(trained, ready, slices):
     with torch.inference_mode():
         assert same(ready(*slices), trained(*slices))
+
+
+@pytest.mark.parametrize(("lanes", "expected"), [(8, 0), (16, 4)])
+def test_few_channels_go_in_pairs_where_the_processor_has_room(monkeypatch, trained, slices, lanes, expected):
+    monkeypatch.setattr(inference, "lanes", lambda: lanes)
+    net = prepared(load())
+    assert sum(isinstance(module, Pairs) for module in net.modules()) == expected
+    with torch.inference_mode():
+        assert same(net(*slices), trained(*slices))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_pairs_are_a_convolution(bias):
+    conv = torch.nn.Conv2d(5, 4, 3, padding=1, bias=bias)
+    x = torch.rand(2, 5, 7, 12).contiguous(memory_format=torch.channels_last)
+    found = Pairs(conv)(x)
+    assert torch.allclose(found, conv(x), atol=1e-6)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_pixelwise_is_a_convolution():
+    conv = torch.nn.Conv2d(5, 4, 1)
+    x = torch.rand(2, 5, 7, 11)
+    assert torch.allclose(Pixelwise(conv)(x), conv(x), atol=1e-6)
 
 
 def test_a_network_of_another_kind_loses_its_batch_norm_alone(monkeypatch, tmp_path):

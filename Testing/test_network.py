@@ -16,6 +16,7 @@ from ASFEFusionLib.network import COMPACT, PAPER, ASFEFusion, NetworkConfig, loa
 from ASFEFusionLib.network.aff import AFF
 from ASFEFusionLib.network.casf import CASF
 from ASFEFusionLib.network.decoder import ALLOWANCE
+from ASFEFusionLib.network.frame import Span
 from ASFEFusionLib.network.sfef import SFEF
 from ASFEFusionLib.network.weights import find, save
 from ASFEFusionLib.network.windows import Windows, ramps, starts
@@ -131,18 +132,22 @@ def test_no_seam_from_padding_or_windows(net):
 def test_windows_cover_all_and_blend_to_one():
     for begin, end, middle in itertools.product((0, 2), (5, 32, 33, 64, 69, 133), (0, 3, 34, 68, 130)):
         firsts = starts(begin, end, 32, middle)
-        assert firsts[0] <= begin < firsts[0] + 28
+        assert firsts[0] <= begin < firsts[0] + 32
         assert firsts[-1] + 32 >= end
         assert all(first + 32 < end for first in firsts[:-1])
         assert all(b - a == 28 for a, b in itertools.pairwise(firsts))
-        assert (middle - 16 - firsts[0]) % 28 == 0
+        if middle - 16 <= begin and middle + 16 >= end:
+            assert firsts == [middle - 16]  # one about the middle
+        else:  # where two overlap there is the middle
+            assert (middle - 2 - firsts[0]) % 28 == 0
         total = torch.zeros(firsts[-1] - firsts[0] + 32)
         for first, weight in zip(firsts, ramps(len(firsts), 32), strict=True):
             total[first - firsts[0] :][:32] += weight
         assert torch.allclose(total, torch.ones(len(total)), atol=1e-6)
     x = torch.rand(4, 3, 50, 64)
-    windows = Windows(x, 32, [(25, 30), (10, 49)], torch.full((1, 3, 1, 1), 7.0), 0)
-    assert len(windows.corners) == 3 * 3 + 2 * 3
+    shown = [(Span(25, 0, 50), Span(30, 3, 61)), (Span(10, 0, 50), Span(49, 0, 64))]
+    windows = Windows(x, 32, shown, torch.full((1, 3, 1, 1), 7.0), 0)
+    assert len(windows.corners) == 2 * 3 + 3 * 3
     parts = windows.split(x)
     assert parts.shape == (2 * len(windows.corners), 3, 32, 32)
     assert {float(parts.max()), float(parts[0, 0, 0, 0])} == {7.0}  # beyond the features lies black
@@ -157,8 +162,26 @@ def test_what_the_convolutions_zeros_spoil_no_window_sees():
     inside = torch.zeros(50, 64, dtype=torch.bool)
     inside[2:-2, 2:-2] = True
     spoiled[..., ~inside] = 100
-    windows = Windows(x, 32, [(25, 30)], torch.zeros(1, 3, 1, 1), 2)
+    windows = Windows(x, 32, [(Span(25, 0, 50), Span(30, 0, 64))], torch.zeros(1, 3, 1, 1), 2)
     assert torch.equal(windows.split(x), windows.split(spoiled))
+
+
+def test_windows_end_where_nothing_is_shown():
+    """Not at once: the decoder brings what lies next to it in. Beyond them their last values go on."""
+    x = torch.rand(2, 3, 80, 90)
+    windows = Windows(x, 32, [(Span(40, 30, 48), Span(50, 25, 76))], torch.zeros(1, 3, 1, 1), 2)
+    assert windows.rows == [[24]]  # enough for 30 - 4 to 48 + 4
+    assert windows.columns == [[20, 48]]  # for 25 - 4 to 76 + 4
+    wider = Windows(x, 32, [(Span(40, 30, 48), Span(50, 20, 80))], torch.zeros(1, 3, 1, 1), 2)
+    assert wider.columns == [[-8, 20, 48, 76]]
+    merged = windows.merge(windows.split(x).chunk(2)[0])
+    top, bottom, left, right = 24, 56, 20, 80
+    inside = x[:1, :, top:bottom, left:right]
+    assert torch.allclose(merged[:, :, top:bottom, left:right], inside, atol=1e-6)
+    assert (merged[:, :, :top, left:right] - inside[:, :, :1]).abs().max() < 1e-6
+    assert (merged[:, :, bottom:, left:right] - inside[:, :, -1:]).abs().max() < 1e-6
+    assert (merged[:, :, top:bottom, :left] - inside[..., :1]).abs().max() < 1e-6
+    assert (merged[:, :, top:bottom, right:] - inside[..., -1:]).abs().max() < 1e-6
 
 
 def test_shapes_that_do_not_fit_are_refused(net):

@@ -25,6 +25,7 @@ from ASFEFusionLib.network.pulls import (
     halved,
     slope_pull,
     steepest,
+    stronger_edges,
 )
 from ASFEFusionLib.network.refinement import Refinement
 from ASFEFusionLib.research import losses, metrics
@@ -45,7 +46,8 @@ def slices():
 
 def pulls(a, b, f):
     sources = torch.cat([a, b], 1)
-    return *edge_pulls(edges(sources), f), slope_pull(steepest(sources), f), *detail_pulls(details(sources), f)
+    of_edges = edge_pulls(*stronger_edges(sources), f)
+    return *of_edges, slope_pull(steepest(sources), f), *detail_pulls(details(sources), f)
 
 
 def alike(x, y):
@@ -70,21 +72,22 @@ def test_gathered_is_the_transpose(size):
 
 
 def test_the_pull_of_edges_is_the_gradient_of_what_is_kept(slices):
-    """Of the sum of Xydeas and Petrovic, with sines, worked out by autograd from its plain form."""
+    """Of the sum of Xydeas and Petrovic, of the stronger edges and with sines, by autograd from its plain form."""
     a, b, f = (x.double() for x in slices)
     f = f.requires_grad_()
     fx, fy = gradient(f)
-    own, kept = (fx**2 + fy**2 + 1e-6).sqrt(), 0
-    for source in (a, b):
+    own, kept, strengths = (fx**2 + fy**2 + 1e-6).sqrt(), 0, edges(torch.cat([a, b], 1)).strength
+    for place, source in enumerate((a, b)):
         sx, sy = gradient(source)
         strength = (sx**2 + sy**2 + 1e-6).sqrt()
         ratio = torch.where(own < strength, own / strength, strength / own)
         sine = (sx * fy - sy * fx) / (own * strength)
         grown = 1 / (1 + torch.exp(-STRENGTH[0] * (ratio - STRENGTH[1])))
         turned = 1 / (1 + torch.exp(-22 * (0.2 - 2 / np.pi * torch.asin(sine.abs().clamp(max=1 - 1e-9)))))
-        kept = kept + (strength * grown * turned).sum()
+        of_two = strengths[:, place : place + 1] > strengths[:, 1 - place : 2 - place]
+        kept = kept + (strength * grown * turned * of_two).sum()
     kept.backward()
-    found, _ = edge_pulls(edges(torch.cat([a, b], 1)), f.detach())
+    found, _ = edge_pulls(*stronger_edges(torch.cat([a, b], 1)), f.detach())
     # A sine for an angle: equal where the edges nearly agree, and there it counts.
     assert alike(found[..., 3:-3, 3:-3], f.grad[..., 3:-3, 3:-3]) > 0.98
     assert 0.8 < float(found.std() / f.grad.std()) < 1.25
@@ -105,14 +108,34 @@ def test_of_two_slopes_as_steep_neither_rules():
         assert (steepest(torch.cat(sources, 1)) == 0).all()
 
 
+def test_of_two_edges_as_strong_the_same_one_rules_whichever_is_first():
+    """Pictures have whole grey levels: 1 in 60 pixels of such noise is one."""
+    a, b, f = torch.randint(0, 9, (3, 1, 1, 60, 60), generator=torch.Generator().manual_seed(0)) / 8
+    strength = edges(torch.cat([a, b], 1)).strength
+    assert (strength[:, 0] == strength[:, 1]).sum() > 40
+    one, other = (edge_pulls(*stronger_edges(torch.cat(pair, 1)), f) for pair in ((a, b), (b, a)))
+    assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+
+
+def test_the_stronger_edge_and_the_other_ones_strength(slices):
+    a, b, _ = slices
+    of_a, of_b = edges(a), edges(b)
+    of_both, weakest = stronger_edges(torch.cat([a, b], 1))
+    for one, other in ((of_a, of_b), (of_b, of_a)):
+        rules = one.strength > 1.01 * other.strength  # others are nearly as strong
+        assert 0.1 < rules.float().mean() < 0.9
+        assert torch.equal(weakest[rules], other.strength[rules])
+        assert all(torch.allclose(found[rules], x[rules]) for found, x in zip(of_both, one, strict=True))
+
+
 def test_an_edge_stronger_than_its_sources_is_made_weaker_and_no_other():
     a, b = torch.zeros(2, 1, 1, 12, 16)
     a[..., 8:], b[..., 8:] = 0.5, 0.3
-    sources = edges(torch.cat([a, b], 1))
-    pull = edge_pulls(sources, 1.4 * a)[1]
+    sources = stronger_edges(torch.cat([a, b], 1))
+    pull = edge_pulls(*sources, 1.4 * a)[1]
     assert (pull[..., 2:-2, 7] > 0).all()  # the dark side is raised, the bright one lowered
     assert (pull[..., 2:-2, 8] < 0).all()
-    assert edge_pulls(sources, 0.9 * a)[1].abs().max() < 1e-3 * pull.abs().max()
+    assert edge_pulls(*sources, 0.9 * a)[1].abs().max() < 1e-3 * pull.abs().max()
 
 
 def test_the_pulls_of_details_are_the_metrics_gradients(slices):
@@ -292,7 +315,7 @@ def test_fast_edges(slices):
     a, b, f = slices
     sources = torch.cat([a, b], 1)
     found = FastEdges(sources).pull(f).split(1, 1)
-    expected = *edge_pulls(edges(sources), f), slope_pull(steepest(sources), f)
+    expected = *edge_pulls(*stronger_edges(sources), f), slope_pull(steepest(sources), f)
     for one, other in zip(found, expected, strict=True):
         assert torch.allclose(one, other, atol=1e-3 * float(other.abs().max()))
 

@@ -8,7 +8,7 @@ from torch import nn
 from .configs import NetworkConfig
 from .decoder import BlendHead, DirectHead, UpPath, blend, limits
 from .encoder import Encoder
-from .frame import Evened, Frame, Place, middles
+from .frame import Evened, Frame, Spans, spans
 from .fusion_level import ExpertFusion, PlainMerge
 from .refinement import Refinement
 
@@ -40,13 +40,13 @@ class ASFEFusion(nn.Module):
         self.head = BlendHead(config, blocks[0][1]) if config.head == "blend" else DirectHead(blocks[0][1])
         self.refinement = Refinement(config.refinements)
 
-    def forward(self, a: torch.Tensor, b: torch.Tensor, where: list[Place] | None = None) -> torch.Tensor:
-        """`where`: the slices' `frame.middles`; to find them here means to wait for a card."""
+    def forward(self, a: torch.Tensor, b: torch.Tensor, where: list[Spans] | None = None) -> torch.Tensor:
+        """`where`: the slices' `frame.spans`; to find them here means to wait for a card."""
         if a.shape != b.shape or a.ndim != 4 or a.shape[1] != 1:
             raise ValueError(f"two slices of one shape (N, 1, H, W) are needed, not {tuple(a.shape)}, {tuple(b.shape)}")
         config = self.config
         if config.window:
-            frame = Frame(a.shape, where or middles(a, b), config.margin, 1 << len(config.channels) - 1)
+            frame = Frame(a.shape, where or spans(a, b), config.margin, 1 << len(config.channels) - 1)
             black = self.encoder.black()
         else:
             frame, black = Frame(a.shape, None, config.margin, config.multiple), None

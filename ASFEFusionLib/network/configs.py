@@ -69,7 +69,7 @@ COMPACT = NetworkConfig(
     slots=8,
     expansion=2,
     decoder=((8, 2), (16, 8), (24, 24)),
-    window=128,
+    window=144,
     multiple=16,
     head="blend",
     shared=True,
@@ -82,7 +82,7 @@ COMPACT = NetworkConfig(
     align_corners=False,
     margin=8,
     published_inverse=False,
-    refinements=3,
+    refinements=2,
 )
 
 # As published by Gu et al. 2024 (doi 10.1016/j.bspc.2024.106478).

@@ -22,9 +22,9 @@ from .pulls import (
     Details,
     blurred,
     details,
-    edges,
     planes_of_pulls,
     steepest,
+    stronger_edges,
 )
 from .refinement import SIZES, WIDTH, Refinement, Step
 
@@ -48,12 +48,10 @@ class FastEdges:
     """`edge_pulls` and `slope_pull` towards the same two sources again and again."""
 
     def __init__(self, sources: torch.Tensor) -> None:
-        self.strength, self.across, self.down = edges(sources)
+        (self.strength, self.across, self.down), weakest = stronger_edges(sources)
         self.inverse = self.strength.reciprocal()
-        of_a, of_b = self.strength.split(1, 1)
-        self.strongest = torch.maximum(of_a, of_b).mul_(1 / STRONGER)
-        self.weakest = torch.minimum(of_a, of_b)
-        self.weakest.mul_(self.weakest.sqrt())
+        self.strongest = self.strength * (1 / STRONGER)
+        self.weakest = weakest.mul_(weakest.sqrt())
         self.steepest = steepest(sources)
         # Ways to go across and down, for the edges to keep and those to weaken, in a frame of a pixel.
         n, _, height, width = sources.shape
@@ -88,8 +86,8 @@ class FastEdges:
         # Times 1, or where it fades minus the square of the ratio.
         growth.addcmul_(growth * fades, ratio.square_().add_(1), value=-1)
         turn = kept.addcmul_(kept, right, value=-1).mul_(weaker).mul_(side)
-        growth = (growth[:, :1] + growth[:, 1:]).mul_(STRENGTH[0])
-        turn = (turn[:, :1] + turn[:, 1:]).mul_(ORIENTATION[0] * 2 / math.pi)
+        growth.mul_(STRENGTH[0])
+        turn.mul_(ORIENTATION[0] * 2 / math.pi)
         shrink = strength.mul_(1 / STRONGER).sub_(self.strongest).sigmoid_().mul_(self.weakest).neg_()
         ways = self._ways[..., 1:-1, 1:-1]
         torch.mul(growth, across, out=ways[0, :, :1]).addcmul_(turn, down)

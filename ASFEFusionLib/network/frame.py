@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-# Of slices in [0, 1]: what is darker has no say in where the middle of the shown is.
+# Of slices in [0, 1]: what is darker has no say in where the shown is.
 FAINT = 0.1
 # What is symmetric has its middle at a whole or half pixel: rounding must not decide there.
 DOWN = 0.3
@@ -15,19 +16,43 @@ DOWN = 0.3
 Place = tuple[int, int]
 
 
-def middles(a: torch.Tensor, b: torch.Tensor) -> list[Place]:
-    """Row and column (pixels) of the centre of mass of what slices a, b (N, 1, H, W) in [0, 1] show, for each pair.
+class Span(NamedTuple):
+    """What a slice shows along one of its sides: the pixel of its middle, its first pixel, and the first behind it."""
 
-    Black around a slice moves it as it moves the slice. Where nothing is shown: the first pixel.
+    middle: int
+    first: int
+    end: int
+
+    def moved(self, by: int) -> Span:
+        return Span(*(x + by for x in self))
+
+    def coarser(self, level: int) -> Span:
+        """In pixels that are as large as 2^level by 2^level."""
+        return Span(self.middle >> level, self.first >> level, -(-self.end >> level))
+
+
+Spans = tuple[Span, Span]
+
+
+def spans(a: torch.Tensor, b: torch.Tensor) -> list[Spans]:
+    """Where slices a, b (N, 1, H, W) in [0, 1] show something: along rows and along columns, for each pair.
+
+    The middle is that of mass. Black around a slice moves all as it moves the slice. Where nothing is shown: no pixel.
     """
     shown = (torch.maximum(a, b)[:, 0] - FAINT).clamp_(min=0)
-    masses = shown.sum(2), shown.sum(1)
-    sums = torch.stack([torch.stack([(x * torch.arange(x.shape[1]).to(x)).sum(1), x.sum(1)]) for x in masses])
-    rows, columns = (  # one copy from the device for all
-        [math.floor(moment / mass + DOWN) if mass > 0 else 0 for moment, mass in zip(*pair, strict=True)]
-        for pair in sums.tolist()
-    )
-    return list(zip(rows, columns, strict=True))
+    sides = []
+    for masses in (shown.sum(2), shown.sum(1)):
+        lit = (masses > 0).to(masses)
+        moments = masses @ torch.arange(masses.shape[1]).to(masses)
+        ends = lit.argmax(1), masses.shape[1] - lit.flip(1).argmax(1)
+        sides.append(torch.stack([moments, masses.sum(1), *ends], 1))
+    return [  # one copy from the device for all
+        tuple(
+            Span(math.floor(moment / mass + DOWN), int(first), int(end)) if mass > 0 else Span(0, 0, 0)
+            for moment, mass, first, end in pair
+        )
+        for pair in torch.stack(sides, 1).tolist()
+    ]
 
 
 def put(x: torch.Tensor, places: list[Place], size: Place) -> torch.Tensor:
@@ -60,23 +85,23 @@ class Frame:
     """Slices (N, 1, H, W) on a canvas on which their middles lie on the first pixels of the grid's cells.
 
     So black around a slice, or its absence, does not change how pooling, windows and halves fall on the picture, and
-    hardly the picture. `middles`: None for a canvas that begins at the slices' ends, as the published network's.
+    hardly the picture. `shown`: None for a canvas that begins at the slices' ends, as the published network's.
     """
 
-    def __init__(self, shape: torch.Size, middles: list[Place] | None, margin: int, multiple: int) -> None:
+    def __init__(self, shape: torch.Size, shown: list[Spans] | None, margin: int, multiple: int) -> None:
         """`margin`: pixels of the canvas beyond the slices' ends, at least; `multiple`: of its size, and the cells'."""
         count, _, *size = shape
         self.slice: Place = tuple(size)
-        spare = 0 if middles is None else multiple - 1
+        spare = 0 if shown is None else multiple - 1
         self.size: Place = tuple(up_to(length + 2 * margin + spare, multiple) for length in size)
-        if middles is None:
+        self.shown: list[Spans] = []
+        if shown is None:
             self.places = [(margin, margin)] * count
-            self.middles = [(0, 0)] * count
         else:
-            self.places = [tuple(margin + (-margin - x) % multiple for x in middle) for middle in middles]
-            self.middles = [
-                tuple(x + first for x, first in zip(middle, place, strict=True))
-                for middle, place in zip(middles, self.places, strict=True)
+            self.places = [tuple(margin + (-margin - side.middle) % multiple for side in sides) for sides in shown]
+            self.shown = [
+                tuple(side.moved(by) for side, by in zip(sides, place, strict=True))
+                for sides, place in zip(shown, self.places, strict=True)
             ]
 
     def put(self, both: torch.Tensor) -> torch.Tensor:

@@ -30,8 +30,8 @@ class ExpertFusion(nn.Module):
         """`frame`: where the slices lie; `black`: features (1, C, 1, 1) of nothing, for windows."""
         if not self.window:
             return self._fuse(both)
-        middles = [(row >> self.level, column >> self.level) for row, column in frame.middles]
-        windows = Windows(both, self.window, middles, black, self.margin >> self.level)
+        shown = [tuple(side.coarser(self.level) for side in sides) for sides in frame.shown]
+        windows = Windows(both, self.window, shown, black, self.margin >> self.level)
         return windows.merge(self._fuse(windows.split(both)))
 
     def _fuse(self, both: torch.Tensor) -> torch.Tensor:

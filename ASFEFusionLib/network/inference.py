@@ -25,12 +25,12 @@ TAPS = [
 REACH = 8
 
 
-def prepared(net: ASFEFusion, fast: bool = True) -> ASFEFusion:
+def prepared(net: ASFEFusion, device: str = "cpu") -> ASFEFusion:
     """The network in eval mode made ready to run, in place; pictures stay the same to rounding.
 
     Batch norm goes into the convolutions, and upsampling, under a blending head, behind or into them. All in float32:
-    of what bfloat16 rounds the refinement makes up to 3 of 255 levels. Not `fast`: no more than batch norm, for devices
-    on which the rest is not tried.
+    of what bfloat16 rounds the refinement makes up to 3 of 255 levels. For the `device` "mps", on which the rest is not
+    tried, no more than batch norm.
     """
     for module in list(net.modules()):
         if isinstance(module, ConvBlock):
@@ -43,12 +43,31 @@ def prepared(net: ASFEFusion, fast: bool = True) -> ASFEFusion:
             module.whole = net.config.window > 0
     if net.config.window:
         net.encoder.keep_black()
-    if fast and isinstance(net.head, BlendHead) and net.config.margin >= REACH and not net.config.align_corners:
+    fits = isinstance(net.head, BlendHead) and net.config.margin >= REACH and not net.config.align_corners
+    if fits and device != "mps":
         net.head = FastHead(net.decoder.blocks[0], net.head)
         net.decoder = FastUpPath(net.decoder)
         if net.config.refinements:
             net.refinement = FastRefinement(net.refinement)
+        if device == "cpu":
+            _replace_convolutions(net, lanes())
     return net
+
+
+def lanes() -> int:
+    """Channels that this processor computes in one go."""
+    return 16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else 8
+
+
+def _replace_convolutions(net: nn.Module, lanes: int) -> None:
+    for module in list(net.modules()):
+        for name, conv in list(module.named_children()):
+            if not isinstance(conv, nn.Conv2d):
+                continue
+            if conv.kernel_size == (1, 1):
+                setattr(module, name, Pixelwise(conv))
+            elif conv.kernel_size == (3, 3) and 2 * conv.out_channels <= lanes:
+                setattr(module, name, Pairs(conv))
 
 
 def _fold(module: nn.Module, conv: str, norm: str) -> None:
@@ -74,6 +93,36 @@ class Mix(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight = self.weight.expand(len(x), -1, -1)
         return torch.baddbmm(self.bias, weight, x.flatten(2)).view_as(x)
+
+
+class Pixelwise(nn.Module):
+    """A 1 x 1 convolution as a product of matrices: of so few channels some are made in a slower way."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias = _kept(conv.weight.flatten(1)), conv.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+
+
+class Pairs(nn.Module):
+    """A 3 x 3 convolution to few channels that makes those of two neighbours in a row at once.
+
+    For a processor that computes twice as many channels in one go. What comes out lies in memory as if each pixel had
+    come alone. Slices of an even width, as the network's canvas is at the two sizes of so few channels.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        weight = torch.cat([F.pad(conv.weight, (0, 1)), F.pad(conv.weight, (1, 0))])
+        self.weight = _kept(weight.contiguous(memory_format=torch.channels_last))
+        self.bias = conv.bias if conv.bias is None else _kept(conv.bias.repeat(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W), W even -> (N, C', H, W)."""
+        pairs = F.conv2d(x, self.weight, self.bias, stride=(1, 2), padding=1).permute(0, 2, 3, 1)
+        return pairs.unflatten(-1, (2, -1)).flatten(2, 3).permute(0, 3, 1, 2)
 
 
 class Grown(nn.Module):

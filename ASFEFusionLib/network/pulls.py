@@ -15,6 +15,9 @@ AGREE = 0.02
 # The psychometric curves of Xydeas and Petrovic 2000 for strength and orientation, gain and middle, as Qabf has them;
 # orientation in right angles.
 STRENGTH, ORIENTATION = (15.0, 0.5), (22.0, 0.2)
+# What the slopes across, and those both ways, count beside those down where two edges are compared: of whole grey
+# levels many are equally strong.
+UPRIGHT, SLANTED = 1.0037, 0.0023
 # How gradually an edge counts as stronger than its sources' (Sobel of slices in [0, 1]).
 STRONGER = 0.5 * 8 / 255
 # Least deviation, variance of a blend, and variance of a source that is divided by.
@@ -55,13 +58,28 @@ def edges(x: torch.Tensor) -> Edges:
     return Edges(strength, across / strength, down / strength)
 
 
-def edge_pulls(sources: Edges, f: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def stronger_edges(sources: torch.Tensor) -> tuple[Edges, torch.Tensor]:
+    """Of two sources (N, 2, H, W) in [0, 1] the stronger edge at each pixel, and the other's strength, (N, 1, H, W).
+
+    Of two that are nearly as strong their directions choose: it does not matter which source is first.
+    """
+    across, down = gradient(sources)
+    strength = (across.square() + down.square() + FLAT**2).sqrt()
+    key = across * (UPRIGHT * across + SLANTED * down) + down.square()
+    first = key[:, :1] >= key[:, 1:]
+    stronger, weaker = (torch.where(is_a, strength[:, :1], strength[:, 1:]) for is_a in (first, ~first))
+    across, down = (torch.where(first, x[:, :1], x[:, 1:]) / stronger for x in (across, down))
+    return Edges(stronger, across, down), weaker
+
+
+def edge_pulls(sources: Edges, weakest: torch.Tensor, f: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """How a fused slice f (N, 1, H, W) must change to keep more of its two sources' edges, and to invent less of them.
 
-    The first, (N, 1, H, W) as the second: the gradient, by f, of what the edges of f keep of those of the sources: the
-    numerator of Qabf (Xydeas and Petrovic 2000, doi 10.1049/el:20000267), with the sine of the angle between two edges
-    for the angle. The second makes edges weaker that are stronger than both sources', as Nabf counts them (Shreyamsha
-    Kumar 2013, doi 10.1007/s11760-012-0361-x): all of them, as its own gradient would only those that hardly are.
+    `sources`, `weakest`: of `stronger_edges`. The first, (N, 1, H, W) as the second: the gradient, by f, of what the
+    edges of f keep of the stronger edge of the two at each pixel: of the numerator of Qabf (Xydeas and Petrovic 2000,
+    doi 10.1049/el:20000267) the larger part, with the sine of the angle between two edges for the angle. The second
+    makes edges weaker that are stronger than both sources', as Nabf counts them (Shreyamsha Kumar 2013, doi
+    10.1007/s11760-012-0361-x): all of them, as its own gradient would only those that hardly are.
     """
     own = edges(f)
     sine = sources.across * own.down - sources.down * own.across
@@ -78,9 +96,7 @@ def edge_pulls(sources: Edges, f: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     # Along the edge's own direction an edge gets stronger, across it turns.
     growth = STRENGTH[0] * kept * (1 - of_strength) * torch.where(stronger < 1, 1.0, -ratio.square())
     turn = ORIENTATION[0] * (2 / math.pi) * kept * (1 - of_orientation) * weaker * side
-    growth, turn = growth.sum(1, keepdim=True), turn.sum(1, keepdim=True)
-    beyond = own.strength - sources.strength.amax(1, keepdim=True)
-    weakest = sources.strength.amin(1, keepdim=True)
+    beyond = own.strength - sources.strength
     shrink = -torch.sigmoid(beyond / STRONGER) * weakest * weakest.sqrt()  # the power by which edges count in Nabf
     across = torch.cat([growth * own.across + turn * own.down, shrink * own.across], 1)
     down = torch.cat([growth * own.down - turn * own.across, shrink * own.down], 1)
@@ -92,8 +108,9 @@ def steepest(sources: torch.Tensor) -> torch.Tensor:
     flow = 0
     for dim, before, after in ((-2, (0, 0, 1, 0), (0, 0, 0, 1)), (-1, (1, 0), (0, 1))):
         one, other = sources.diff(dim=dim).split(1, 1)
+        total, difference = one + other, one - other
         # Of two that are alike steep neither: it shall not matter which source is first.
-        steeper = (one + other + torch.sign(one.abs() - other.abs()) * (one - other)) / 2
+        steeper = (total + torch.sign(total * difference) * difference) / 2
         flow = flow + F.pad(steeper, after) - F.pad(steeper, before)
     return flow
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .pulls import detail_pulls, details, edge_pulls, edges, slope_pull, steepest
+from .pulls import detail_pulls, details, edge_pulls, slope_pull, steepest, stronger_edges
 
 # Hidden values of a step at a pixel.
 WIDTH = 12
@@ -54,9 +54,9 @@ class Refinement(nn.Module):
             a, b, f, *limits = (F.pad(x, (0, width % 2, 0, height % 2), mode="replicate") for x in (a, b, f, *limits))
         low, high = torch.minimum(a, b), torch.maximum(a, b)
         sources = torch.cat([a, b], 1)
-        their_edges, their_slopes, their_details = edges(sources), steepest(sources), details(sources)
+        their_edges, their_slopes, their_details = stronger_edges(sources), steepest(sources), details(sources)
         for step in self.steps:
-            pulls = *edge_pulls(their_edges, f), slope_pull(their_slopes, f), *detail_pulls(their_details, f)
+            pulls = *edge_pulls(*their_edges, f), slope_pull(their_slopes, f), *detail_pulls(their_details, f)
             seen = [F.softsign(pull / size) for pull, sizes in zip(pulls, SIZES, strict=True) for size in sizes]
             share, grey = step(torch.cat([low, high, f, *seen], 1))
             f = torch.minimum(torch.maximum(f + share * (high - low) + grey, limits[0]), limits[1])

@@ -6,17 +6,25 @@ import functools
 
 import torch
 
+from .frame import Span, Spans
+
 # Neighbours overlap by this part of a window.
 OVERLAP = 8
+# Values beyond what is shown that are looked at, too: the decoder brings them back into it.
+BEYOND = 4
 
 
 def starts(begin: int, end: int, window: int, middle: int) -> list[int]:
-    """First positions of windows that cover `begin` to `end` - 1, one of them laid about `middle`, the others by that.
+    """First positions of windows that cover `begin` to `end` - 1: one about `middle`, or as many as meet there.
 
     So the first may lie partly before, and the last partly behind.
     """
-    step = window - window // OVERLAP
-    first = (middle - window // 2 - begin) % step + begin
+    about = middle - window // 2
+    if about <= begin and about + window >= end:
+        return [about]
+    overlap = window // OVERLAP
+    step = window - overlap
+    first = (middle - overlap // 2 - begin) % step + begin
     first -= step if first > begin else 0
     found = [first]
     while found[-1] + window < end:
@@ -45,24 +53,26 @@ def fades(rows: int, columns: int, window: int, kind: torch.dtype, device: torch
 class Windows:
     """Cuts the features of both sources, (2 N, C, H, W), into a batch of windows; blends what is made of a pair."""
 
-    def __init__(
-        self, both: torch.Tensor, window: int, middles: list[tuple[int, int]], black: torch.Tensor, ends: int
-    ) -> None:
-        """`middles`: for each pair, of what it shows (`frame.Frame`), in pixels of these features.
+    def __init__(self, both: torch.Tensor, window: int, shown: list[Spans], black: torch.Tensor, ends: int) -> None:
+        """`shown`: by each pair (`frame.Frame`), in pixels of these features; nothing is looked at far beyond it.
 
         `black`: features (1, C, 1, 1) of nothing, which stand beyond the slice. So many values at the `ends` are left
         out, too: there it is the convolutions' zeros that show.
         """
         self.window, self.black, self.ends = window, black, ends
         self.height, self.width = both.shape[-2:]
-        self.rows = [starts(ends, self.height - ends, window, row) for row, _ in middles]
-        self.columns = [starts(ends, self.width - ends, window, column) for _, column in middles]
+        self.rows = [self._starts(rows, self.height) for rows, _ in shown]
+        self.columns = [self._starts(columns, self.width) for _, columns in shown]
         self.corners = [
             (n, row, column)
             for n, (rows, columns) in enumerate(zip(self.rows, self.columns, strict=True))
             for row in rows
             for column in columns
         ]
+
+    def _starts(self, shown: Span, length: int) -> list[int]:
+        begin, end = max(self.ends, shown.first - BEYOND), min(length - self.ends, shown.end + BEYOND)
+        return starts(begin, end, self.window, shown.middle)
 
     def split(self, both: torch.Tensor) -> torch.Tensor:
         """(2 N, C, H, W) -> (2 * windows, C, w, w), the first source's windows first."""
@@ -78,7 +88,7 @@ class Windows:
         return torch.cat([x[n : n + 1, :, r : r + w, c : c + w] for x in canvas.chunk(2) for n, r, c in places])
 
     def merge(self, parts: torch.Tensor) -> torch.Tensor:
-        """(windows, C', w, w) -> (N, C', H, W): overlaps cross-fade, and the ends go on with the last values."""
+        """(windows, C', w, w) -> (N, C', H, W): overlaps cross-fade, and beyond the windows the last values go on."""
         w, e = self.window, self.ends
         counts = [(len(rows), len(columns)) for rows, columns in zip(self.rows, self.columns, strict=True)]
         parts = parts * torch.cat([fades(*count, w, parts.dtype, parts.device) for count in counts])
@@ -87,7 +97,10 @@ class Windows:
             # Python would count negative positions from the end.
             inside = part[:, max(0, -r) : self.height - r, max(0, -c) : self.width - c]
             merged[n, :, max(0, r) : r + w, max(0, c) : c + w] += inside
-        if e:
-            merged[:, :, :e], merged[:, :, -e:] = merged[:, :, e : e + 1], merged[:, :, -e - 1 : -e]
-            merged[..., :e], merged[..., -e:] = merged[..., e : e + 1], merged[..., -e - 1 : -e]
+        for n, (rows, columns) in enumerate(zip(self.rows, self.columns, strict=True)):
+            one = merged[n]
+            top, left = max(e, rows[0]), max(e, columns[0])
+            bottom, right = min(self.height - e, rows[-1] + w), min(self.width - e, columns[-1] + w)
+            one[:, :top], one[:, bottom:] = one[:, top : top + 1], one[:, bottom - 1 : bottom]
+            one[..., :left], one[..., right:] = one[..., left : left + 1], one[..., right - 1 : right]
         return merged
