@@ -73,7 +73,7 @@ def test_middles_lie_on_the_first_pixels_of_cells(middle):
     on = frame.put(x)
     assert on.shape == (2, 1, *frame.size)
     assert all(length % 4 == 0 for length in frame.size)
-    (rows, columns) = frame.shown[0]
+    rows, columns = frame.shown[0]
     assert rows.middle % 4 == columns.middle % 4 == 0
     assert torch.equal(on[:, 0, rows.middle, columns.middle], x[:, 0, middle[0], middle[1]])
     assert {(m - first, end - m) for m, first, end in frame.shown[0]} == {(3, 2)}
