@@ -9,7 +9,9 @@ import torch
 
 from ASFEFusionLib import phantom
 from ASFEFusionLib.network import COMPACT, ASFEFusion, aff, inference, load
-from ASFEFusionLib.network.inference import Grown, Pairs, Pixelwise, doubled, prepared
+from ASFEFusionLib.network.encoder import MeanPool
+from ASFEFusionLib.network.fast_aff import FastAFF, matrices
+from ASFEFusionLib.network.inference import Grown, Pairs, Pixelwise, doubled, prepared, spread
 from ASFEFusionLib.network.weights import find
 
 
@@ -127,8 +129,51 @@ def test_grown_is_a_convolution_of_what_was_upsampled():
     large = torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
     expected = 1 + torch.nn.functional.conv2d(large, weight, padding=1)
     into = torch.ones(2, 5, 12, 14).contiguous(memory_format=torch.channels_last)
-    found = Grown(weight)(x, into)
+    found = spread(Grown(weight)(x), into)
     assert torch.allclose(found[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2], atol=1e-5)
+
+
+def test_sums_stand_for_means_without_rounding(trained, ready):
+    """The next convolution takes the quarter; what the encoder gives is the same to the rounding of batch norm."""
+    assert any(isinstance(module, MeanPool) for module in trained.modules())
+    assert not any(isinstance(module, MeanPool) for module in ready.modules())
+    x = pair(2, 48, 64)[0]
+    with torch.inference_mode():
+        for found, expected in zip(ready.encoder(x), trained.encoder(x), strict=True):
+            assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("side", [2, 6, 36])
+def test_matrices_transform_and_bring_back(side):
+    across, down, back, up = matrices(side)
+    x = torch.rand(side, side, dtype=torch.double)
+    expected = torch.fft.rfft2(x, norm="ortho")
+    parts = (down @ (across @ x.T).T.reshape(2 * side, -1)).view(2, side, -1)
+    assert torch.allclose(torch.complex(*parts), expected)
+    # Of a spectrum that no real picture has: what torch leaves out of it, too.
+    any_parts = torch.rand(2, side, side // 2 + 1, dtype=torch.double)
+    expected = torch.fft.irfft2(torch.complex(*any_parts), s=(side, side), norm="ortho")
+    turned = back @ any_parts.permute(2, 0, 1).reshape(-1, side)
+    assert torch.allclose(up @ turned.view(2, side, side).permute(2, 0, 1).reshape(2 * side, side), expected)
+
+
+def test_windows_of_an_odd_side_have_no_matrices():
+    with pytest.raises(ValueError, match="even side"):
+        matrices(9)
+
+
+@pytest.mark.parametrize("kind", [torch.contiguous_format, torch.channels_last])
+def test_fast_aff(kind):
+    """Also where a value's channels do not lie together."""
+    slow = prepared(load(), "mps").fusion[1].aff
+    x = torch.randn(6, 32, 36, 36, generator=torch.Generator().manual_seed(1)).contiguous(memory_format=kind)
+    with torch.inference_mode():
+        found, expected = FastAFF(slow, 36)(x), slow(x)
+    assert torch.allclose(found, expected, atol=1e-6 * float(expected.abs().max()))
+
+
+def test_a_network_that_runs_takes_the_short_cut(ready):
+    assert isinstance(ready.fusion[1].aff, FastAFF)
 
 
 def test_transforms_go_to_the_cpu_where_there_are_no_complex_numbers(trained, monkeypatch):

@@ -8,13 +8,14 @@ from ASFEFusionLib import phantom
 from ASFEFusionLib.network import ASFEFusion, load
 from ASFEFusionLib.network.configs import COMPACT
 from ASFEFusionLib.network.decoder import limits
-from ASFEFusionLib.network.fast_refinement import REACH, FastEdges, FastRefinement, phases, shown, whole
+from ASFEFusionLib.network.fast_refinement import REACH, FastDetails, FastEdges, FastRefinement, phases, shown, whole
 from ASFEFusionLib.network.pulls import (
     C1,
     C2,
     NOISE,
     NOTHING,
     STRENGTH,
+    WINDOW,
     blurred,
     detail_pulls,
     details,
@@ -314,10 +315,34 @@ def test_phases_and_back():
 def test_fast_edges(slices):
     a, b, f = slices
     sources = torch.cat([a, b], 1)
-    found = FastEdges(sources).pull(f).split(1, 1)
+    apart = torch.full((2, 3, 4, 64, 64), torch.nan)
+    FastEdges(sources).pull(f, apart)
     expected = *edge_pulls(*stronger_edges(sources), f), slope_pull(steepest(sources), f)
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(whole(apart).split(1, 1), expected, strict=True):
         assert torch.allclose(one, other, atol=1e-3 * float(other.abs().max()))
+
+
+def test_fast_details(slices):
+    a, b, f = slices
+    sources = torch.cat([a, b], 1)
+    apart = torch.full((2, 3, 4, 64, 64), torch.nan)
+    FastDetails(sources, phases(sources)).pull(phases(f), apart)
+    for one, other in zip(whole(apart).split(1, 1), detail_pulls(details(sources), f), strict=True):
+        assert torch.allclose(one / WINDOW, other, atol=1e-4 * float(other.abs().max()))
+
+
+def test_the_stronger_edge_comes_without_rounding(slices):
+    """And of two sources that show the same, either."""
+    a, b, _ = slices
+    strong, weakest = stronger_edges(torch.cat([a, b], 1))
+    found = torch.stack([strong.strength, weakest])
+    own = torch.stack([edges(x).strength for x in (a, b)])
+    # By the key, not by the strength itself: of edges that are nearly as strong either may be the one.
+    assert torch.equal(found.amin(0), own.amin(0))
+    assert torch.equal(found.amax(0), own.amax(0))
+    same, other = stronger_edges(torch.cat([a, a], 1))
+    assert torch.equal(same.strength, other)
+    assert torch.equal(same.across, edges(a).across)
 
 
 def test_the_shipped_one_earns_its_place(slices):

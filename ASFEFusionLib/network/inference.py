@@ -10,9 +10,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from .aff import SpectrumMask
 from .asfe import ASFEFusion
 from .decoder import RESIDUAL, BlendHead, UpPath
-from .encoder import ConvBlock
+from .encoder import ConvBlock, MeanPool
+from .fast_aff import FastAFF
 from .fast_refinement import FastRefinement
 from .frame import Frame
+from .fusion_level import ExpertFusion
 from .sfef import SFEF
 
 # How the 3 taps of a kernel's row on an upsampled picture fall on 3 neighbours in the picture before: (phase,
@@ -28,9 +30,9 @@ REACH = 8
 def prepared(net: ASFEFusion, device: str = "cpu") -> ASFEFusion:
     """The network in eval mode made ready to run, in place; pictures stay the same to rounding.
 
-    Batch norm goes into the convolutions, and upsampling, under a blending head, behind or into them. All in float32:
-    of what bfloat16 rounds the refinement makes up to 3 of 255 levels. For the `device` "mps", on which the rest is not
-    tried, no more than batch norm.
+    Batch norm and the quarter of a mean go into the convolutions, and upsampling, under a blending head, behind or into
+    them. All in float32: of what bfloat16 rounds the refinement makes up to 3 of 255 levels. For the `device` "mps", on
+    which the rest is not tried, no more than batch norm and quarters.
     """
     for module in list(net.modules()):
         if isinstance(module, ConvBlock):
@@ -41,6 +43,10 @@ def prepared(net: ASFEFusion, device: str = "cpu") -> ASFEFusion:
             module.mix = Mix(module.mix)
         elif isinstance(module, SFEF):
             module.whole = net.config.window > 0
+    for place, (pool, block) in enumerate(zip(net.encoder.pools, net.encoder.blocks[1:], strict=True)):
+        if isinstance(pool, MeanPool):
+            net.encoder.pools[place] = SumPool()
+            block.conv1.weight = _kept(block.conv1.weight * 0.25)  # a power of two: without rounding
     if net.config.window:
         net.encoder.keep_black()
     fits = isinstance(net.head, BlendHead) and net.config.margin >= REACH and not net.config.align_corners
@@ -50,6 +56,9 @@ def prepared(net: ASFEFusion, device: str = "cpu") -> ASFEFusion:
         if net.config.refinements:
             net.refinement = FastRefinement(net.refinement)
         if device == "cpu":
+            for fusion in net.fusion:
+                if isinstance(fusion, ExpertFusion) and fusion.window and fusion.window % 2 == 0:
+                    fusion.aff = FastAFF(fusion.aff, fusion.window)
             _replace_convolutions(net, lanes())
     return net
 
@@ -106,6 +115,14 @@ class Pixelwise(nn.Module):
         return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
 
 
+class SumPool(nn.Module):
+    """`MeanPool`, four times as large."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x[:, :, ::2] + x[:, :, 1::2]
+        return x[..., ::2] + x[..., 1::2]
+
+
 class Pairs(nn.Module):
     """A 3 x 3 convolution to few channels that makes those of two neighbours in a row at once.
 
@@ -137,17 +154,21 @@ class Grown(nn.Module):
         kernels = torch.einsum("oifg,ykf,xlg->yxoikl", weight, taps, taps).flatten(0, 2)
         self.weight = _kept(kernels.contiguous(memory_format=torch.channels_last))
 
-    def forward(self, x: torch.Tensor, into: torch.Tensor) -> torch.Tensor:
-        """Adds what it makes of x (N, C, h, w) to `into` (..., N, C', 2 h, 2 w); quickest with channels last in memory.
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, h, w) -> (N, 4 C', h, w), the four phases apart: for `spread`."""
+        return F.conv2d(x, self.weight, padding=1)
 
-        Axes are split and never joined: without oneDNN or cuDNN some convolutions give another layout.
-        """
-        x = F.conv2d(x, self.weight, padding=1).permute(0, 2, 3, 1)
-        h, w = x.shape[1:3]
-        # (N, row, column, phase of row, phase of column, channel) -> as it lies in `into`
-        x = x.unflatten(-1, (2, 2, -1)).transpose(2, 3)
-        into.movedim(-3, -1).unflatten(-2, (w, 2)).unflatten(-4, (h, 2)).add_(x)
-        return into
+
+def spread(apart: torch.Tensor, into: torch.Tensor) -> torch.Tensor:
+    """Adds what `Grown` has made to `into` (N, C', 2 h, 2 w); quickest with channels last in memory.
+
+    Axes are split and never joined: without oneDNN or cuDNN some convolutions give another layout.
+    """
+    h, w = apart.shape[2:]
+    # (N, row, column, phase of row, phase of column, channel) -> as it lies in `into`
+    apart = apart.permute(0, 2, 3, 1).unflatten(-1, (2, 2, -1)).transpose(2, 3)
+    into.movedim(-3, -1).unflatten(-2, (w, 2)).unflatten(-4, (h, 2)).add_(apart)
+    return into
 
 
 def doubled(x: torch.Tensor) -> torch.Tensor:
@@ -191,19 +212,19 @@ class FastHead(nn.Module):
         self.conv1, self.conv2, self.act = last.conv1, last.conv2, last.each
         self.coarser, self.from_own = head.coarser, head.from_own
         self.from_own.bias = head.from_fused.bias
-        self.from_fused = Grown(head.from_fused.weight)
+        self.from_coarser, self.from_fused = Grown(head.from_own.weight), Grown(head.from_fused.weight)
         self.weight, self.bias = _kept(head.out.weight.flatten(1)), 2 * float(head.out.bias[1])
 
     def forward(
         self, fused: tuple[torch.Tensor, torch.Tensor], own: list[torch.Tensor], frame: Frame
     ) -> tuple[torch.Tensor, torch.Tensor]:
         x, skip = fused
-        x = self.act(self.grown(x, self.conv1(skip)))
+        x = self.act(spread(self.grown(x), self.conv1(skip)))
         x = self.act(self.conv2(x))
-        y = doubled(self.coarser[1](own[2])).add_(own[1])
-        y = self.from_own(doubled(self.coarser[0](y)).add_(own[0]))
         n, _, h, w = x.shape
-        self.from_fused(x, y.unflatten(0, (2, n)))
+        y = self.from_coarser(self.coarser[0](doubled(self.coarser[1](own[2])).add_(own[1])))
+        y.unflatten(0, (2, n)).add_(self.from_fused(x))
+        y = spread(y, self.from_own(own[0]))
         # A product of matrices is three times as fast as a 1 x 1 convolution with so few outputs.
         y = self.act(y).transpose(0, 1).flatten(1)
         (score, other), residual = torch.matmul(self.weight, y).view(2, 2, n, 1, 2 * h, 2 * w)

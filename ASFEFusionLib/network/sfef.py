@@ -16,8 +16,12 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.gamma = nn.Parameter(torch.full((width,), gain))
 
+    def gain(self) -> torch.Tensor:
+        """(D,), for what has been normalised."""
+        return len(self.gamma) ** 0.5 * self.gamma
+
     def forward(self, t: torch.Tensor) -> torch.Tensor:
-        return F.normalize(t, dim=-1) * (t.shape[-1] ** 0.5 * self.gamma)
+        return F.normalize(t, dim=-1) * self.gain()
 
 
 class SFEF(nn.Module):
@@ -62,16 +66,22 @@ class SFEF(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         n, width, height, columns = features.shape
         pixels = features.flatten(2).transpose(1, 2).contiguous()
-        tokens = self.norm(pixels)
-        slots = self.slot_norm(self.slots).flatten(0, 1).to(tokens.dtype).expand(n, -1, -1)
+        slots = self.slot_norm(self.slots).flatten(0, 1)
         if self.whole:
-            logits = torch.matmul(tokens, slots[0].T)
-            inputs = torch.bmm(logits.softmax(1).transpose(1, 2), tokens)
+            tokens = F.normalize(pixels, dim=-1)
+            gain = self.norm.gain()  # of the slots it is taken, not of the many more pixels
+            logits = torch.matmul(tokens, (slots * gain).T)
+            inputs = torch.bmm(logits.softmax(1).transpose(1, 2), tokens) * gain
         else:
+            tokens = self.norm(pixels)
+            slots = slots.to(tokens.dtype).expand(n, -1, -1)
             inputs = attend(slots, tokens, tokens)
         answers = self._answers(inputs.view(n, *self.slots.shape)).flatten(1, 2)
-        mixed = torch.bmm(logits.softmax(2), answers) if self.whole else attend(tokens, slots, answers)
-        mixed = pixels + mixed if self.residual else mixed
+        if self.whole:
+            mixed = torch.baddbmm(pixels, logits.softmax(2), answers, beta=int(self.residual))
+        else:
+            mixed = attend(tokens, slots, answers)
+            mixed = pixels + mixed if self.residual else mixed
         return mixed.transpose(1, 2).reshape(n, width, height, columns)
 
 
