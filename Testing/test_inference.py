@@ -176,6 +176,16 @@ def test_a_network_that_runs_takes_the_short_cut(ready):
     assert isinstance(ready.fusion[1].aff, FastAFF)
 
 
+@pytest.mark.parametrize(
+    "other",
+    [{"window": 0}, {"window": 36}, {"shared": False}, {"normalised_spectrum": False}, {"published_inverse": True}],
+)
+def test_only_where_it_is_the_same(other):
+    config = replace(COMPACT, **other)
+    assert FastAFF.stands_for(aff.AFF(COMPACT, 32), COMPACT.window >> 2)
+    assert not FastAFF.stands_for(aff.AFF(config, 32), config.window >> 2)
+
+
 def test_transforms_go_to_the_cpu_where_there_are_no_complex_numbers(trained, monkeypatch):
     """On a simulated device: one that has no complex tensors."""
 

@@ -53,9 +53,13 @@ def matrices(side: int) -> tuple[torch.Tensor, ...]:
 class FastAFF(nn.Module):
     """`AFF` with its values, for windows of one even side; shared weights, an orthonormal transform."""
 
+    @staticmethod
+    def stands_for(aff: AFF, side: int) -> bool:
+        """Of windows of this side; 0 is no window."""
+        return side > 0 and side % 2 == 0 and aff.shared and aff.norm == "ortho" and not aff.published
+
     def __init__(self, aff: AFF, side: int) -> None:
         super().__init__()
-        self.side = side
         self.across, self.down, self.back, self.up = map(_kept, matrices(side))
         mask = aff.masks[0]
         # Parts by channel, real before imaginary -> all real ones, all imaginary ones.

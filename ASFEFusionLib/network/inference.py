@@ -57,7 +57,7 @@ def prepared(net: ASFEFusion, device: str = "cpu") -> ASFEFusion:
             net.refinement = FastRefinement(net.refinement)
         if device == "cpu":
             for fusion in net.fusion:
-                if isinstance(fusion, ExpertFusion) and fusion.window and fusion.window % 2 == 0:
+                if isinstance(fusion, ExpertFusion) and FastAFF.stands_for(fusion.aff, fusion.window):
                     fusion.aff = FastAFF(fusion.aff, fusion.window)
             _replace_convolutions(net, lanes())
     return net
