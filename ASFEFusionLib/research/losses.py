@@ -35,18 +35,18 @@ FIRST_WEIGHTS: Weights = {
 # By task: from what a step in each metric is worth among the methods of the left-out table where the network stands
 # (`frontier --ranks --at-least LTOFusion --steps 0`), and from what it then gave (Testing/benchmarks/training_runs.md).
 WEIGHTS: Weights = {
-    "max": (2.0, 5.5, 3.0),
+    "max": (2.0, 14.0, 3.0),
     "bright": (300.0, 60.0, 30.0),
     "gradient": 6.0,
-    "ssim": (16.0, 42.0, 78.0),
-    "qabf": (84.0, 130.0, 42.0),
-    "mef": (38.0, 40.0, 262.0),
-    "cc": (36.0, 100.0, 76.0),
-    "scd": (4.5, 6.5, 6.0),
-    "sd": (12.0, 18.0, 19.0),
-    "sf": (7.0, 18.0, 16.0),
-    "vif": (25.0, 9.5, 36.0),
-    "nabf": (120.0, 220.0, 110.0),
+    "ssim": (24.0, 42.0, 86.0),
+    "qabf": (63.0, 94.0, 47.0),
+    "mef": (43.0, 43.0, 215.0),
+    "cc": (46.0, 96.0, 76.0),
+    "scd": (4.8, 6.5, 6.0),
+    "sd": (19.0, 18.0, 20.0),
+    "sf": (7.0, 19.0, 26.0),
+    "vif": (26.0, 9.5, 58.0),
+    "nabf": (122.0, 235.0, 110.0),
     "lattice": 1500.0,
     "steady": 150.0,
 }
