@@ -65,6 +65,7 @@ def _parts(net: Any) -> dict[str, list]:
     from ..network.casf import CASF
     from ..network.decoder import BlendHead, UpPath
     from ..network.encoder import ConvBlock
+    from ..network.fast_aff import FastAFF
     from ..network.fast_refinement import FastRefinement
     from ..network.fusion_level import PlainMerge
     from ..network.inference import FastHead, FastUpPath
@@ -79,7 +80,7 @@ def _parts(net: Any) -> dict[str, list]:
     for name, kinds in (
         ("merge, side / 2", PlainMerge),
         ("CASF", CASF),
-        ("AFF", AFF),
+        ("AFF", (AFF, FastAFF)),
         ("SFEF", SFEF),
         ("decoder", (UpPath, FastUpPath)),
         ("last block and head", (FastHead, BlendHead)),
